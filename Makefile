@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test check bench lock golden
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+
+help:  ## this list
+	@grep -hE '^[.a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+quickstart: .venv  ## from nothing to sound: renders notes, trains both stages, samples
+	$(BIN)/mars quickstart
+
+test: .venv  ## all tests
+	$(BIN)/pytest
+
+check: .venv  ## lint, format, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv  ## the benchmarks' tables
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+golden: .venv  ## remakes the golden losses; read their diff
+	$(BIN)/python tests/golden/remake.py
+
+lock: .venv  ## newest versions that fit pyproject.toml, for Python 3.11 and later
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-annotate --no-header --no-emit-package pyaudio --output-file requirements.lock
+
+.PHONY: .venv
+.venv: .venv/installed  ## the environment alone
+
+# uv comes from PyPI through the venv's own pip: nothing but Python and make is asked of the machine.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --requirement requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,314 @@
+"""`mars ...`: one function a command. Imports are lazy, so that --help is instant."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+from tyro.conf import Positional
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.progress import say, tenths
+from mars_dist.scales import Size
+
+if TYPE_CHECKING:
+    from mars_dist.presets import Preset
+
+T = TypeVar("T")
+Inline = tyro.conf.arg(name="")
+"""A field whose own fields are written without its name."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    source: str
+    """Folder that holds nsynth-train/, nsynth-valid/ and nsynth-test/, or one of them."""
+    out: str
+    """Folder of the data set."""
+    spectrogram: SpectrogramConfig
+    shard_rows: int = 256
+    """Notes in a Parquet file."""
+
+
+@dataclass(frozen=True)
+class TrainTokenizer:
+    data: str
+    """Folder that mars preprocess wrote."""
+    config: Annotated[TokenizerRunConfig, Inline]
+    out: str = "runs/tokenizer"
+    workers: int | None = None
+    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+
+
+@dataclass(frozen=True)
+class Encode:
+    data: str
+    """Folder that mars preprocess wrote."""
+    tokenizer: str
+    """Folder that mars train-tokenizer wrote."""
+    out: str
+    """Folder of the codes."""
+
+
+@dataclass(frozen=True)
+class TrainAutoregressor:
+    data: str
+    """Folder that mars encode wrote."""
+    tokenizer: str
+    """Folder that mars train-tokenizer wrote."""
+    config: Annotated[AutoregressorRunConfig, Inline]
+    out: str = "runs/autoregressor"
+    workers: int | None = None
+    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+
+
+def presets(arguments: Sequence[str]) -> None:
+    """List the presets."""
+    from mars_dist.presets import PRESETS
+
+    parse(EmptyCommand, arguments, "presets")
+    print(f"{'preset':8} {'picture':>14} {'tokens':>7} {'codebook':>9} {'tokenizer':>10} {'autoregressor':>14}")
+    for name, preset in PRESETS.items():
+        run, model = preset.tokenizer, preset.autoregressor.autoregressor
+        picture = "x".join(map(str, run.spectrogram.picture_shape))
+        tokenizer = f"{run.tokenizer.depth}x{run.tokenizer.width}"
+        print(
+            f"{name:8} {picture:>14} {run.tokenizer.schedule.num_tokens:>7} {run.tokenizer.codebook_size:>9} "
+            f"{tokenizer:>10} {f'{model.depth}x{model.width}':>14}"
+        )
+
+
+@dataclass(frozen=True)
+class EmptyCommand:
+    pass
+
+
+def notes(arguments: Sequence[str]) -> None:
+    """Render notes in NSynth's format from a soundfont."""
+    from mars_dist.notes import NotesConfig, render
+
+    @dataclass(frozen=True)
+    class Notes:
+        out: str
+        """Folder of the notes."""
+        notes: Annotated[NotesConfig, Inline] = field(default_factory=NotesConfig)
+
+    command = parse(Notes, arguments, "notes")
+    render(Path(command.out), command.notes, progress=tenths("notes"))
+
+
+def preprocess(arguments: Sequence[str]) -> None:
+    """Turn notes into a data set of pictures."""
+    preset, rest = preset_first(arguments, "preprocess")
+    default = Preprocess(tyro.MISSING, tyro.MISSING, preset.tokenizer.spectrogram)
+    command = parse(Preprocess, rest, "preprocess PRESET", default)
+    from mars_dist.distributed.data import preprocess as run
+
+    run(command.source, command.out, command.spectrogram, command.shard_rows, say)
+
+
+def train_tokenizer(arguments: Sequence[str]) -> None:
+    """Train a tokenizer on pictures."""
+    preset, rest = preset_first(arguments, "train-tokenizer")
+    default = TrainTokenizer(tyro.MISSING, preset.tokenizer)
+    command = parse(TrainTokenizer, rest, "train-tokenizer PRESET", default)
+    from mars_dist.launch import fit
+    from mars_dist.training.plan import Plan
+
+    fit(Plan(command.config, absolute(command.data), local(command.out)), command.workers, say)
+
+
+def encode(arguments: Sequence[str]) -> None:
+    """Turn pictures into codes."""
+    command = parse(Encode, arguments, "encode")
+    from mars_dist.distributed.data import encode as run
+
+    run(command.data, local(command.tokenizer), command.out, say)
+
+
+def train_ar(arguments: Sequence[str]) -> None:
+    """Train an autoregressor on codes."""
+    preset, rest = preset_first(arguments, "train-ar")
+    default = TrainAutoregressor(tyro.MISSING, tyro.MISSING, preset.autoregressor)
+    command = parse(TrainAutoregressor, rest, "train-ar PRESET", default)
+    from mars_dist.launch import fit
+    from mars_dist.training.plan import Plan
+
+    tokenizer = str(local(command.tokenizer))
+    fit(Plan(command.config, absolute(command.data), local(command.out), tokenizer), command.workers, say)
+
+
+def sample(arguments: Sequence[str]) -> None:
+    """Make new notes."""
+    from mars_dist.sampling import SamplingConfig
+
+    @dataclass(frozen=True)
+    class Sample:
+        model: Positional[str]
+        """Folder that mars train-ar wrote."""
+        out: str = "samples"
+        """Folder of the wav files."""
+        count: int = 1
+        pitch: int | None = None
+        """MIDI, 0 to 127."""
+        velocity: int | None = None
+        """MIDI; the nearest of 25, 50, 75, 100 and 127 counts."""
+        family: str | None = None
+        source: str | None = None
+        instrument: str | None = None
+        sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    command = parse(Sample, arguments, "sample")
+    if command.count < 1:
+        raise ValueError(f"--count: {command.count} must be at least 1")
+    from mars_dist.audio import write_wav
+    from mars_dist.model import Mars
+
+    mars = Mars.from_pretrained(local(command.model))
+    waves = mars.generate(
+        command.count,
+        pitch=command.pitch,
+        velocity=command.velocity,
+        family=command.family,
+        source=command.source,
+        instrument=command.instrument,
+        sampling=command.sampling,
+    )
+    asked = (command.instrument or command.family or command.source, command.pitch, command.velocity)
+    name = "-".join(str(part) for part in asked if part is not None) or "note"
+    out = make_folder(command.out)
+    for i, wave_T in enumerate(waves):
+        path = out / f"{name}-{i:03d}.wav"
+        write_wav(path, wave_T, mars.spectrogram.sample_rate)
+        say(str(path))
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure a model on held-out notes, and write a page to listen to."""
+    from mars_dist.sampling import SamplingConfig
+
+    @dataclass(frozen=True)
+    class Evaluate:
+        model: Positional[str]
+        """Folder that mars train-ar wrote."""
+        data: str
+        """Folder that mars preprocess wrote."""
+        report: str | None = None
+        """Where to write the page. Default: report.html in the model's folder."""
+        splits: tuple[str, ...] = ("valid", "test")
+        notes: int = 512
+        """Notes of each split that are measured, spread evenly."""
+        shown: int = 8
+        """Notes of each split that the page plays."""
+        sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    command = parse(Evaluate, arguments, "evaluate")
+    from mars_dist.page import evaluate_folder
+
+    folder = local(command.model)
+    path = Path(command.report) if command.report else folder / "report.html"
+    limits = dict.fromkeys(command.splits, command.notes)
+    print(evaluate_folder(folder, absolute(command.data), limits, command.shown, command.sampling, path, say))
+
+
+def quickstart(arguments: Sequence[str]) -> None:
+    """From nothing to sound: render notes, train both stages with `tiny`, sample, measure."""
+    from mars_dist.quickstart import Quickstart, run
+
+    run(parse(Quickstart, arguments, "quickstart"))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "quickstart": quickstart,
+    "notes": notes,
+    "preprocess": preprocess,
+    "train-tokenizer": train_tokenizer,
+    "encode": encode,
+    "train-ar": train_ar,
+    "sample": sample,
+    "evaluate": evaluate,
+    "presets": presets,
+}
+
+
+def main() -> None:
+    """The console script. A user's mistake is one line and exit code 2."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    try:
+        if arguments[0] not in COMMANDS:
+            raise ValueError(f"{arguments[0]}: there is no such command: choose {', '.join(COMMANDS)}")
+        COMMANDS[arguments[0]](arguments[1:])
+    except (ValueError, RuntimeError) as error:
+        if debug:
+            raise
+        print(f"mars: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mars: stopped; the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(130)
+
+
+def usage() -> str:
+    lines = [f"  {name:16} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: mars COMMAND ...  (mars COMMAND --help tells its options; --debug: tracebacks)", "", *lines]
+    )
+
+
+def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None = None) -> T:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def size(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not Size:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="HxW",
+            instance_from_str=lambda words: Size.parse(words[0]),
+            is_instance=lambda value: isinstance(value, Size),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    with registry:
+        return tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default)
+
+
+def preset_first(arguments: Sequence[str], command: str) -> tuple["Preset", Sequence[str]]:
+    """The preset that a command begins with, and the arguments after it."""
+    from mars_dist.presets import load
+
+    if arguments and not arguments[0].startswith("-"):
+        return load(arguments[0]), arguments[1:]
+    if "-h" in arguments or "--help" in arguments:
+        return load("tiny"), arguments
+    raise ValueError(f"mars {command}: name a preset or a .toml first, such as: mars {command} tiny ...")
+
+
+def absolute(folder: str) -> str:
+    """Workers run in folders of their own; s3:// stays as it is."""
+    return folder if "://" in folder else str(Path(folder).absolute())
+
+
+def local(folder: str) -> Path:
+    """Raises ValueError for s3://: runs are kept on a disk that all workers share."""
+    if "://" in folder:
+        raise ValueError(f"{folder}: a run's folder must lie on a disk that all workers share, not behind an address")
+    return Path(folder).absolute()
+
+
+def make_folder(folder: str) -> Path:
+    """Raises ValueError where it cannot be written."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another --out") from None
+    return Path(folder)

@@ -1,0 +1,70 @@
+"""From shards of pictures to shards of codes, one job a shard: what each worker does, with or without a cluster."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mars_dist.config import TokenizerConfig
+from mars_dist.dataset import Array, Columns, DatasetInfo, Folder, Group, Rows, Shard, read_shard_metadata, write_shard
+from mars_dist.model import load_tokenizer, tokenizer_fingerprint
+from mars_dist.tokenizer import Tokenizer
+
+LABELS = ("note_str", "pitch", "velocity", "instrument", "instrument_str", "family", "source", "qualities")
+
+
+def arrays(config: TokenizerConfig) -> tuple[Array, ...]:
+    """The array columns of a data set of codes."""
+    schedule = config.schedule
+    return (
+        Array("codes", (schedule.num_tokens,), "uint16"),
+        Array("latents", (config.code_width, *schedule.latent_grid), "float16"),
+    )
+
+
+def info_of(pictures: DatasetInfo, tokenizer: Path, config: TokenizerConfig) -> DatasetInfo:
+    """What the dataset.json of the codes says."""
+    return DatasetInfo(
+        kind="codes",
+        spectrogram=pictures.spectrogram,
+        arrays=arrays(config),
+        shards=pictures.shards,
+        source=pictures.source,
+        notice=pictures.notice,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        scales=config.scales,
+        codebook_size=config.codebook_size,
+    )
+
+
+def make_shard(shard: Shard, pictures: str, tokenizer: Path, folder: Folder) -> int:
+    """Write the codes of a shard of pictures, unless they are there already; returns the number of rows.
+
+    Raises OSError where the disk refuses, ValueError where the pictures are damaged.
+    """
+    rows = Rows(pictures, shard.split)
+    fingerprint = json.dumps([rows.info.source, tokenizer_fingerprint(tokenizer)])
+    if read_shard_metadata(folder, shard.name).get("fingerprint") == fingerprint:
+        return shard.rows
+    parts = [encode_group(rows, group, tokenizer) for group in rows.groups if group.shard == shard.name]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    write_shard(folder, shard.name, columns, {"fingerprint": fingerprint})
+    return len(columns["codes"])
+
+
+@torch.inference_mode()
+def encode_group(rows: Rows, group: Group, tokenizer: Path) -> Columns:
+    """Codes and latents of a row group, beside the notes' labels."""
+    columns = rows.read_group(group, ["picture", *LABELS])
+    model = tokenizer_of(tokenizer)
+    f_BChw = model.latents(torch.from_numpy(columns.pop("picture").astype(np.float32)))
+    codes_BL = model.quantizer.encode(f_BChw)
+    return columns | {"codes": codes_BL.numpy().astype(np.uint16), "latents": f_BChw.half().numpy()}
+
+
+@lru_cache(maxsize=1)
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """Loaded once a process."""
+    return load_tokenizer(folder)[0]

@@ -1,0 +1,207 @@
+"""Every setting, as frozen dataclasses that check themselves. Imports neither torch nor ray.
+
+Derived numbers are properties, never fields. A check names the field, the value, the rule and the fix.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mars_dist.scales import ScaleSchedule, Size
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class SpectrogramConfig:
+    """How a waveform becomes a picture."""
+
+    sample_rate: int = 16_000
+    """Hz."""
+    num_samples: int = 64_000
+    """Length of a note in samples."""
+    n_fft: int = 1024
+    """Window and transform length of the STFT, in samples."""
+    hop: int = 250
+    """Samples between two frames."""
+    cmx: Size = Size(16, 8)
+    """Channel multiplexing factors, frequency x time."""
+
+    def __post_init__(self) -> None:
+        if self.num_samples % self.hop:
+            raise ValueError(
+                f"spectrogram.hop: {self.hop} does not divide num_samples = {self.num_samples}: choose a hop that does"
+            )
+        if self.num_bins % self.cmx.h or self.num_frames % self.cmx.w:
+            raise ValueError(
+                f"spectrogram.cmx: {self.cmx} does not divide the {self.num_bins}x{self.num_frames} spectrogram: "
+                "choose factors that divide it"
+            )
+
+    @property
+    def num_bins(self) -> int:
+        """F: the Nyquist bin is dropped."""
+        return self.n_fft // 2
+
+    @property
+    def num_frames(self) -> int:
+        """N: the last frame is dropped."""
+        return self.num_samples // self.hop
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) after CMX."""
+        return self.cmx.area, self.num_bins // self.cmx.h, self.num_frames // self.cmx.w
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Encoder, multi-scale residual quantizer and decoder."""
+
+    patch: Size = Size(4, 4)
+    """Cells of the multiplexed picture in a patch."""
+    scales: tuple[Size, ...] = (Size(1, 1), Size(2, 2), Size(3, 3), Size(4, 4), Size(6, 6), Size(8, 8))
+    """Coarse to fine; the last one is the latent grid."""
+    codebook_size: int = 1024
+    """V."""
+    code_width: int = 16
+    """C_vae, the width of a code."""
+    width: int = 192
+    """D of encoder and decoder."""
+    depth: int = 4
+    """Blocks in the encoder, and in the decoder."""
+    head_width: int = 64
+
+    def __post_init__(self) -> None:
+        _ = self.schedule  # its own checks name the rule
+        if self.width % self.head_width:
+            raise ValueError(f"tokenizer.width: {self.width} is not a multiple of head_width = {self.head_width}")
+        if not 2 <= self.codebook_size <= 65_536:
+            raise ValueError(f"tokenizer.codebook_size: {self.codebook_size} must lie between 2 and 65536")
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        return ScaleSchedule(self.scales)
+
+    def patch_grid(self, spectrogram: SpectrogramConfig) -> Size:
+        """(h_p, w_p). Raises ValueError where the patch does not divide the picture."""
+        _, h, w = spectrogram.picture_shape
+        if h % self.patch.h or w % self.patch.w:
+            raise ValueError(
+                f"tokenizer.patch: {self.patch} does not divide the {h}x{w} picture after CMX: choose a patch that does"
+            )
+        return Size(h // self.patch.h, w // self.patch.w)
+
+
+@dataclass(frozen=True)
+class AutoregressorConfig:
+    """The next-scale transformer. Scales and codebook size are the tokenizer's."""
+
+    width: int = 192
+    depth: int = 4
+    head_width: int = 64
+    drop_path: float = 0.0
+    """Probability that a sample skips the last block; earlier blocks proportionally less."""
+    condition_on_instrument: bool = False
+    """Condition on the training split's instruments besides pitch, velocity, family and source."""
+    drop_all_conditions: float = 0.1
+    drop_each_condition: float = 0.1
+    corrupt_codes: float = 0.0
+    """Self-correction: the largest share of codes swapped for near ones in the input (Infinity, arXiv 2412.04431)."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.head_width:
+            raise ValueError(f"autoregressor.width: {self.width} is not a multiple of head_width = {self.head_width}")
+
+
+@dataclass(frozen=True)
+class ReconstructionLossConfig:
+    """Weights of the terms of the tokenizer's loss; a term with weight 0 is not computed."""
+
+    l1: float = 0.2
+    l2: float = 10.0
+    spectral_convergence: float = 0.1
+    multi_resolution: float = 0.0
+    mel: float = 0.0
+    delta: float = 0.0
+    commitment: float = 0.25
+    """Weight of the commitment term within the quantizer's loss."""
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """How the codebook is born and kept alive."""
+
+    start_step: int = 200
+    """Steps without the quantizer; then the codebook is drawn from residuals of encoder outputs."""
+    restart_every: int = 50
+    """Steps between two restarts of dead codes."""
+    restart_until: float = 0.8
+    """Share of training after which no code is restarted."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a warm-up and a decay."""
+
+    lr: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest gradient norm."""
+    warmup_steps: int = 100
+    decay: Literal["cosine", "linear"] = "cosine"
+    """cosine: from the warm-up to the end; linear: over the last half."""
+    final_lr: float = 0.0
+    """Share of lr left at the end."""
+    ema: float = 0.999
+    """Decay of the exponential moving average of the weights, which is what is saved and sampled from."""
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr: {self.lr} must be positive")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 1000
+    batch_size: int = 16
+    """Global: all workers together."""
+    seed: int = 0
+    precision: Precision = "bf16"
+    shuffle_rows: int = 1024
+    """Rows held in memory by each worker and shuffled among each other."""
+    log_every: int = 20
+    checkpoint_every: int = 200
+    validate_every: int = 200
+    validation_rows: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "validate_every", "validation_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: {getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TokenizerRunConfig:
+    """All that `mars train-tokenizer` needs."""
+
+    spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        self.tokenizer.patch_grid(self.spectrogram)
+
+
+@dataclass(frozen=True)
+class AutoregressorRunConfig:
+    """All that `mars train-ar` needs, besides a tokenizer's folder."""
+
+    autoregressor: AutoregressorConfig = field(default_factory=AutoregressorConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

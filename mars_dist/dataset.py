@@ -1,0 +1,314 @@
+"""A data set on disk: a folder of Parquet shards and a dataset.json, written last: its presence means complete.
+
+A folder is a local path or s3://bucket/path. A row is a note; an array column is FixedSizeBinary, its shape and dtype
+in the field's metadata: any Parquet reader opens it, and numpy reads it without a copy.
+"""
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from mars_dist.config import SpectrogramConfig
+from mars_dist.scales import Size
+from mars_dist.serialize import from_plain, to_plain
+
+FORMAT_VERSION = 1
+MANIFEST = "dataset.json"
+HALF_WRITTEN = ".part"
+ROWS_IN_GROUP = 64
+"""Rows that are read at once: a row group of a shard."""
+MANY_ALIKE = ("instrument_str",)
+"""Columns stored as a dictionary."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+# ---- folders
+
+
+class Folder(NamedTuple):
+    """A folder on some file system, local or S3; it pickles."""
+
+    files: fs.FileSystem
+    path: str
+    name: str
+    """As the user wrote it, for messages."""
+
+    @classmethod
+    def open(cls, name: str | Path) -> "Folder":
+        """Looks at nothing yet. Raises ValueError for an address that is no folder's."""
+        if "://" not in str(name):
+            return cls(fs.LocalFileSystem(), str(Path(name).absolute()), str(name))
+        try:
+            files, path = fs.FileSystem.from_uri(str(name))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{name}: no folder's address ({error}): write a path or s3://bucket/path") from error
+        return cls(files, path, str(name))
+
+    def at(self, file: str) -> str:
+        return f"{self.path}/{file}"
+
+    def list(self) -> set[str]:
+        """The names in the folder; empty where there is none. Raises OSError."""
+        found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return {info.base_name for info in found}
+
+    def read(self, file: str) -> bytes:
+        """Raises OSError."""
+        with self.files.open_input_stream(self.at(file)) as stream:
+            return stream.read()
+
+    def write(self, file: str, data: bytes | pa.Buffer) -> None:
+        """Whole or not at all. Raises OSError where the disk refuses."""
+        if not isinstance(self.files, fs.LocalFileSystem):
+            # An object appears when its upload is complete.
+            with self.files.open_output_stream(self.at(file)) as stream:
+                stream.write(data)
+            return
+        self.files.create_dir(self.path)
+        half_written = Path(self.at(f".{file}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"))
+        try:
+            half_written.write_bytes(data)
+            half_written.replace(self.at(file))
+        finally:
+            half_written.unlink(missing_ok=True)
+
+    def delete(self, file: str) -> None:
+        self.files.delete_file(self.at(file))
+
+
+# ---- dataset.json
+
+
+@dataclass(frozen=True)
+class Shard:
+    name: str
+    split: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A note of the source that is not in the data set."""
+
+    note_str: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Array:
+    """A column that holds an array a row."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one row."""
+    dtype: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says."""
+
+    kind: Literal["pictures", "codes"]
+    spectrogram: SpectrogramConfig
+    arrays: tuple[Array, ...]
+    shards: tuple[Shard, ...]
+    source: str
+    """Fingerprint of the notes that it was made from."""
+    notice: str = ""
+    """What is to be said wherever a number from it appears, such as the soundfont that it was rendered from."""
+    rejected: tuple[Rejected, ...] = ()
+    tokenizer: str | None = None
+    """Codes: fingerprint of the tokenizer that made them."""
+    scales: tuple[Size, ...] = ()
+    """Codes: the scales, coarse to fine, whose codes a row holds."""
+    codebook_size: int | None = None
+    """Codes: V."""
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Rows by split."""
+        counts: Counter[str] = Counter()
+        for shard in self.shards:
+            counts[shard.split] += shard.rows
+        return dict(counts)
+
+    def save(self, folder: Folder) -> None:
+        """Declare the folder complete. Raises OSError where the disk refuses."""
+        head = {"format_version": FORMAT_VERSION, "counts": self.counts}
+        folder.write(MANIFEST, (json.dumps(head | to_plain(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Folder) -> "DatasetInfo":
+        """Raises ValueError where the folder is missing, unfinished, damaged or of a newer format."""
+        try:
+            names = folder.list()
+            text = folder.read(MANIFEST) if MANIFEST in names else None
+        except OSError as error:
+            raise ValueError(f"{folder.name}: cannot be read: {error}") from error
+        if not names:
+            raise ValueError(f"{folder.name}: no data set there: check the path, or make one with mars preprocess")
+        if text is None:
+            raise ValueError(
+                f"{folder.name}: has no {MANIFEST}, so it is half-written or no data set: "
+                "run the command that makes it again to finish it"
+            )
+        try:
+            values = json.loads(text)
+            version = values.pop("format_version")
+            values.pop("counts", None)
+            if version <= FORMAT_VERSION:
+                return from_plain(cls, values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder.name}/{MANIFEST}: damaged ({error}): delete it and run the command that makes it again"
+            ) from error
+        raise ValueError(
+            f"{folder.name}: has format {version}, newer than {FORMAT_VERSION}, the newest known here: update mars-dist"
+        )
+
+
+def require_same(expected: SpectrogramConfig, info: DatasetInfo) -> None:
+    """Raises ValueError, naming the field, where a data set was made with other settings than those expected."""
+    for field in fields(expected):
+        wanted, found = getattr(expected, field.name), getattr(info.spectrogram, field.name)
+        if wanted != found:
+            raise ValueError(
+                f"spectrogram.{field.name}: {wanted} is asked for, the data set was made with {found}: "
+                f"set --spectrogram.{field.name.replace('_', '-')} {found}, or preprocess again into another folder"
+            )
+
+
+# ---- shards
+
+
+def to_table(columns: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Columns of n rows -> a table; an array (n, *shape) becomes FixedSizeBinary, without a copy where contiguous."""
+    arrays, schema = [], []
+    for name, values in columns.items():
+        if values.ndim == 1:
+            arrays.append(pa.array(values.tolist() if values.dtype.kind == "U" else values))
+            schema.append(pa.field(name, arrays[-1].type))
+            continue
+        metadata = {"shape": json.dumps(values.shape[1:]), "dtype": str(values.dtype)}
+        values = np.ascontiguousarray(values)
+        binary = pa.binary(values[0].nbytes)
+        arrays.append(pa.FixedSizeBinaryArray.from_buffers(binary, len(values), [None, pa.py_buffer(values)]))
+        schema.append(pa.field(name, binary, metadata=metadata))
+    return pa.table(arrays, schema=pa.schema(schema))
+
+
+def from_table(table: pa.Table) -> Columns:
+    """The inverse of `to_table`; numbers and arrays are views of its memory, not to be written to."""
+    columns: Columns = {}
+    for field in table.schema:
+        chunked = table[field.name]
+        values = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
+        if pa.types.is_fixed_size_binary(field.type):
+            shape, dtype = json.loads(field.metadata[b"shape"]), field.metadata[b"dtype"].decode()
+            raw = np.frombuffer(values.buffers()[1], np.uint8)
+            raw = raw[values.offset * field.type.byte_width :][: len(values) * field.type.byte_width]
+            columns[field.name] = raw.view(dtype).reshape(len(values), *shape)
+        elif pa.types.is_string(field.type) or pa.types.is_dictionary(field.type):
+            columns[field.name] = np.array(values.to_pylist(), dtype=np.str_)
+        else:
+            columns[field.name] = values.to_numpy()
+    return columns
+
+
+def write_shard(folder: Folder, name: str, columns: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Whole or not at all; the same input gives the same bytes. Raises OSError where the disk refuses."""
+    table = to_table(columns).replace_schema_metadata(dict(metadata))
+    scalars = [field.name for field in table.schema if not pa.types.is_fixed_size_binary(field.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROWS_IN_GROUP,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[name for name in MANY_ALIKE if name in columns],
+        write_statistics=scalars,
+    )
+    folder.write(name, sink.getvalue())
+
+
+def read_shard_metadata(folder: Folder, name: str) -> dict[str, str]:
+    """What `write_shard` was given; empty where the shard is missing or damaged."""
+    try:
+        schema = pq.read_schema(folder.at(name), filesystem=folder.files)
+    except (OSError, pa.ArrowInvalid):
+        return {}
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+
+
+class Group(NamedTuple):
+    """Rows that are read together: one row group of a shard."""
+
+    shard: str
+    row_group: int
+    num_rows: int
+
+
+class Rows:
+    """Random access to the row groups of one split. Safe to share among threads.
+
+    Raises ValueError where the folder holds no finished data set, or no such split.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self.folder = Folder.open(folder)
+        self.info = DatasetInfo.load(self.folder)
+        self.split = split
+        if not self.info.counts.get(split):
+            have = ", ".join(name for name, rows in self.info.counts.items() if rows) or "none"
+            raise ValueError(f"{folder}: holds no split {split!r}, it has {have}: name one of these")
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Known from dataset.json alone, so a thousand shards open at once."""
+        return tuple(
+            Group(shard.name, index, min(ROWS_IN_GROUP, shard.rows - index * ROWS_IN_GROUP))
+            for shard in self.info.shards
+            if shard.split == self.split
+            for index in range(-(-shard.rows // ROWS_IN_GROUP))
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return self.info.counts[self.split]
+
+    def read_group(self, group: Group, columns: Sequence[str]) -> Columns:
+        """Arrays (n, *shape), numbers (n,) and strings (n,) of a row group.
+
+        Raises ValueError where the shard is missing or damaged.
+        """
+        try:
+            # A file of its own for each read: a Parquet reader is not safe to share among threads.
+            with self.folder.files.open_input_file(self.folder.at(group.shard)) as stream:
+                reader = pq.ParquetFile(stream)
+                table = reader.read_row_group(group.row_group, columns=list(columns), use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{self.folder.name}/{group.shard}: cannot be read ({error}): "
+                "delete it and run the command that makes the data set again, which remakes this shard alone"
+            ) from error
+        assert table.num_rows == group.num_rows
+        return from_table(table.select(list(columns)))
+
+    def read(self, columns: Sequence[str]) -> Columns:
+        """The columns of the whole split, in order: meant for small columns."""
+        parts = [self.read_group(group, columns) for group in self.groups]
+        return {name: np.concatenate([part[name] for part in parts]) for name in columns}

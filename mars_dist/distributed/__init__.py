@@ -1,0 +1,1 @@
+"""The adapters to Ray: the only place that imports it."""

@@ -1,0 +1,33 @@
+"""The Ray runtime that all commands of a process share."""
+
+import logging
+import os
+from typing import Any
+
+# Read by Ray when it is imported, and handed on to its workers.
+for name, value in {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or each start warns of a change to come
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}.items():
+    os.environ.setdefault(name, value)
+
+import ray  # noqa: E402
+
+LOCAL_OBJECT_STORE = 512 * 2**20
+"""Bytes: what travels between tasks here is small, since every worker reads and writes files of its own."""
+
+
+def connect(num_cpus: int | None = None) -> None:
+    """Attach to the cluster that RAY_ADDRESS names, as it does in a job; else start a runtime on this machine, once.
+
+    `num_cpus` is for the latter: as many as the machine has unless given.
+    """
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS", "local")
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)

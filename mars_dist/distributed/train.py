@@ -1,0 +1,153 @@
+"""Training on Ray Train: the loop of `mars_dist.training` in each worker, checkpoints reported to the controller."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from mars_dist.distributed.runtime import connect
+from mars_dist.training.plan import Plan
+from mars_dist.training.run import CHECKPOINTS, KEEP
+
+CONSOLE = "mars_console"
+MAX_FAILURES = 3
+"""How often lost workers are started again, from the newest checkpoint."""
+WORKER_ENVIRONMENT = {
+    # Memory that a step frees is kept for the next one: giving it back to the kernel costs a third of a step on a CPU.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
+
+
+def fit(plan: Plan, workers: int | None, say: Callable[[str], None]) -> None:
+    """Train on Ray, one worker a GPU, or else a CPU process. Goes on from the newest checkpoint in the plan's folder.
+
+    Raises ValueError where the plan does not fit the data or the cluster, RuntimeError where training failed.
+    """
+    connect()
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = workers or num_gpus or min(2, int(ray.cluster_resources()["CPU"]))
+    require_resources(workers, num_gpus)
+    plan.check(workers)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=plan.to_plain(),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=str(plan.folder),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        ),
+    )
+    with console(say):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RuntimeError(f"training in {plan.folder} failed: {first_cause(error)}") from error
+
+
+def require_resources(workers: int, num_gpus: int) -> None:
+    """Raises ValueError where the cluster cannot hold so many workers: fit() would wait for ever."""
+    kind, there = ("GPU", num_gpus) if num_gpus else ("CPU", int(ray.cluster_resources()["CPU"]))
+    if workers > there:
+        raise ValueError(
+            f"--workers: {workers} workers need {workers} {kind}s, there are {there}: choose at most {there}"
+        )
+
+
+def train_worker(plain: dict[str, Any]) -> None:
+    """What each worker runs."""
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    plan = Plan.from_plain(plain)
+    plan.train(RayRun(plan.folder))
+
+
+class RayRun:
+    """A run under Ray Train: see `mars_dist.training.run.Run`."""
+
+    def __init__(self, folder: Path) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device: torch.device = get_device()
+        self.folder = folder
+        self.console = ray.get_actor(CONSOLE)
+
+    def say(self, line: str) -> None:
+        if self.rank == 0:
+            self.console.put.remote(line)
+
+    def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
+        """Every worker's shards go into one folder of the storage, in the background."""
+        folder = Path(tempfile.mkdtemp(prefix="mars-checkpoint-"))
+        write(folder)
+        ray.train.report(
+            {"step": step} | metrics,
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"step_{step:08d}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
+
+    @contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+        else:
+            with checkpoint.as_directory() as folder:
+                yield Path(folder)
+
+
+class Console:
+    """Lines on their way from rank 0, wherever it runs, to the user's terminal."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def put(self, line: str) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+@contextmanager
+def console(say: Callable[[str], None]) -> Iterator[None]:
+    """Show what rank 0 says for as long as the block lasts."""
+    actor = ray.remote(num_cpus=0)(Console).options(name=CONSOLE).remote()
+    finished = threading.Event()
+
+    def follow() -> None:
+        while not finished.wait(0.5):
+            for line in ray.get(actor.take.remote()):
+                say(line)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        follower.join()
+        for line in ray.get(actor.take.remote()):
+            say(line)
+        ray.kill(actor)
+
+
+def first_cause(error: Exception) -> str:
+    """The line that tells what went wrong in a worker."""
+    failures = getattr(error, "worker_failures", {})
+    cause = next(iter(failures.values()), error)
+    return str(cause).strip().splitlines()[-1]

@@ -1,0 +1,107 @@
+"""What encoder, decoder and autoregressor are made of.
+
+Suffixes: B batch, L tokens, D width, N heads, E head width, C channels, h w a grid.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mars_dist.scales import Size
+
+
+class Attention(nn.Module):
+    """Multi-head attention; with `normalised`, on unit queries and keys with a learned temperature per head.
+
+    The normalisation is that of Henry et al. 2020 (arXiv 2010.04245) as VAR uses it.
+    """
+
+    def __init__(self, width: int, head_width: int, normalised: bool) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        num_heads = width // head_width
+        self.log_temperature_N11 = nn.Parameter(torch.full((num_heads, 1, 1), 4.0).log()) if normalised else None
+
+    def forward(self, x_BLD: Tensor, mask_LL: Tensor | None = None, cache: "KeyValueCache | None" = None) -> Tensor:
+        """(B, L, D) -> (B, L, D). A cache holds the keys and values of the tokens before these."""
+        q_BNLE, k_BNLE, v_BNLE = self.qkv(x_BLD).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
+        if self.log_temperature_N11 is not None:
+            temperature_N11 = self.log_temperature_N11.exp().clamp(max=100)
+            q_BNLE = F.normalize(q_BNLE, dim=-1) * temperature_N11.to(q_BNLE.dtype)
+            k_BNLE = F.normalize(k_BNLE, dim=-1)
+        else:
+            q_BNLE = q_BNLE * self.head_width**-0.5
+        if cache is not None:
+            k_BNLE, v_BNLE = cache.extend(k_BNLE, v_BNLE)
+        return self.out(attend(q_BNLE, k_BNLE, v_BNLE, mask_LL).transpose(1, 2).flatten(2))
+
+
+def attend(q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor, mask_LL: Tensor | None) -> Tensor:
+    """softmax(q k^T) v, without a further scale.
+
+    On the CPU by plain products: there the backward of scaled_dot_product_attention takes four times as long in bf16.
+    """
+    if q_BNLE.is_cuda:
+        return F.scaled_dot_product_attention(q_BNLE, k_BNLE, v_BNLE, attn_mask=mask_LL, scale=1.0)
+    with torch.autocast("cpu", enabled=False):
+        scores_BNLL = q_BNLE @ k_BNLE.transpose(-1, -2)
+        if mask_LL is not None:
+            scores_BNLL = scores_BNLL.masked_fill(~mask_LL, -torch.inf)
+        return scores_BNLL.softmax(-1) @ v_BNLE
+
+
+class KeyValueCache:
+    """Keys and values of one block, in memory taken once for all L tokens."""
+
+    def __init__(self, batch: int, num_heads: int, num_tokens: int, head_width: int, like: Tensor) -> None:
+        self.keys_BNLE = like.new_empty(batch, num_heads, num_tokens, head_width)
+        self.values_BNLE = torch.empty_like(self.keys_BNLE)
+        self.length = 0
+
+    def extend(self, k_BNLE: Tensor, v_BNLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Append, and return all keys and values so far."""
+        end = self.length + k_BNLE.shape[2]
+        self.keys_BNLE[:, :, self.length : end] = k_BNLE
+        self.values_BNLE[:, :, self.length : end] = v_BNLE
+        self.length = end
+        return self.keys_BNLE[:, :, :end], self.values_BNLE[:, :, :end]
+
+
+def mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block without conditions."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, head_width, normalised=False)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = mlp(width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.norm_attention(x_BLD))
+        return x_BLD + self.mlp(self.norm_mlp(x_BLD))
+
+
+def shrink(x_BChw: Tensor, size: Size) -> Tensor:
+    """Area resampling to a smaller grid; the identity at the same size."""
+    return x_BChw if x_BChw.shape[-2:] == size else F.interpolate(x_BChw, size=tuple(size), mode="area")
+
+
+def grow(x_BChw: Tensor, size: Size) -> Tensor:
+    """Bicubic resampling to a larger grid; the identity at the same size."""
+    return x_BChw if x_BChw.shape[-2:] == size else F.interpolate(x_BChw, size=tuple(size), mode="bicubic")
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Truncated normal weights of deviation 0.02, zero biases (VAR)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)

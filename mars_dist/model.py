@@ -1,0 +1,146 @@
+"""A model's folder, and the bundle of tokenizer and autoregressor that makes sound.
+
+config.json  model.safetensors (averaged weights)  metrics.json  [tokenizer/, in an autoregressor's]
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mars_dist.autoregressor import Autoregressor, Conditions
+from mars_dist.cmx import demultiplex, multiplex
+from mars_dist.conditions import Vocabulary
+from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.sampling import SamplingConfig, sample_codes
+from mars_dist.serialize import fingerprint, from_plain, read_json, to_plain, write_json
+from mars_dist.spectrogram import griffin_lim, picture_from_wave
+from mars_dist.tokenizer import Tokenizer
+
+CONFIG, WEIGHTS, METRICS, TOKENIZER = "config.json", "model.safetensors", "metrics.json", "tokenizer"
+
+
+def save_tokenizer(folder: Path, weights: dict[str, Tensor], run: TokenizerRunConfig, metrics: dict[str, Any]) -> None:
+    """Write a tokenizer's folder."""
+    save_folder(folder, weights, {"kind": "tokenizer", "run": to_plain(run)}, metrics)
+
+
+def save_autoregressor(
+    folder: Path,
+    weights: dict[str, Tensor],
+    run: AutoregressorRunConfig,
+    vocabulary: Vocabulary,
+    tokenizer_folder: Path,
+    metrics: dict[str, Any],
+) -> None:
+    """Write an autoregressor's folder, with its tokenizer within: one folder is one model."""
+    inner = folder / TOKENIZER
+    if tokenizer_folder != inner:
+        inner.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, WEIGHTS, METRICS):
+            shutil.copyfile(tokenizer_folder / name, inner / name)
+    config = {
+        "kind": "autoregressor",
+        "run": to_plain(run),
+        "vocabulary": to_plain(vocabulary),
+        "tokenizer_fingerprint": tokenizer_fingerprint(inner),
+    }
+    save_folder(folder, weights, config, metrics)
+
+
+def save_folder(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], metrics: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    half_written = folder / f".{WEIGHTS}.tmp"
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, half_written)
+    half_written.replace(folder / WEIGHTS)
+    write_json(folder / METRICS, metrics)
+    write_json(folder / CONFIG, config)
+
+
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    """A folder's config.json. Raises ValueError where the folder is not a finished one of that kind."""
+    if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder}: holds no trained {kind} ({CONFIG} and {WEIGHTS}): give the --out of its training")
+    config: dict[str, Any] = read_json(folder / CONFIG)
+    if config.get("kind") != kind:
+        raise ValueError(f"{folder}: holds a model of kind {config.get('kind')!r}, wanted is {kind!r}")
+    return config
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """What an autoregressor and its codes remember their tokenizer by."""
+    return fingerprint(folder / CONFIG, folder / WEIGHTS)
+
+
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, TokenizerRunConfig]:
+    """A tokenizer with averaged weights, in evaluation mode."""
+    run = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+    tokenizer = Tokenizer(run.tokenizer, run.spectrogram, run.loss.commitment)
+    tokenizer.load_state_dict(load_file(folder / WEIGHTS))
+    return tokenizer.eval().requires_grad_(False), run
+
+
+@dataclass
+class Mars:
+    """A trained model: notes from conditions, codes from notes, notes from codes."""
+
+    tokenizer: Tokenizer
+    autoregressor: Autoregressor
+    spectrogram: SpectrogramConfig
+    vocabulary: Vocabulary
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "Mars":
+        """Read an autoregressor's folder: JSON and safetensors only. Raises ValueError where it does not fit together."""
+        folder = Path(folder)
+        config = read_config(folder, "autoregressor")
+        tokenizer, tokenizer_run = load_tokenizer(folder / TOKENIZER)
+        if config["tokenizer_fingerprint"] != tokenizer_fingerprint(folder / TOKENIZER):
+            raise ValueError(f"{folder / TOKENIZER}: is not the tokenizer that this autoregressor was trained with")
+        run = from_plain(AutoregressorRunConfig, config["run"])
+        vocabulary = from_plain(Vocabulary, config["vocabulary"])
+        autoregressor = Autoregressor(run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
+        autoregressor.load_state_dict(load_file(folder / WEIGHTS))
+        autoregressor.eval().requires_grad_(False)
+        return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary)
+
+    def generate(
+        self,
+        count: int = 1,
+        *,
+        pitch: int | None = None,
+        velocity: int | None = None,
+        family: str | None = None,
+        source: str | None = None,
+        instrument: str | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> NDArray[np.float32]:
+        """New notes (count, T) at the model's sample rate. What is None is left to the model."""
+        asked = {"pitch": pitch, "velocity": velocity, "family": family, "source": source}
+        conditions = self.vocabulary.of_words(count, **asked, **({"instrument": instrument} if instrument else {}))
+        pictures_B1FN = self.sample_pictures(conditions, list(range(count)), sampling or SamplingConfig())
+        return griffin_lim(pictures_B1FN, self.spectrogram).cpu().numpy()
+
+    @torch.inference_mode()
+    def sample_pictures(self, conditions: Conditions, ids: list[int], sampling: SamplingConfig) -> Tensor:
+        """(B, 1, F, N): new pictures; the noise of each depends on its id and the seed alone."""
+        quantizer, device = self.tokenizer.quantizer, self.autoregressor.positions_LD.device
+        conditions = {name: values.to(device) for name, values in conditions.items()}
+        return self.decode(sample_codes(self.autoregressor, quantizer, conditions, ids, sampling))
+
+    @torch.inference_mode()
+    def encode(self, waves_BT: Tensor) -> Tensor:
+        """(B, T) -> codes (B, L)."""
+        pictures_B1FN = picture_from_wave(waves_BT, self.spectrogram)
+        return self.tokenizer.encode(multiplex(pictures_B1FN, self.spectrogram.cmx))
+
+    @torch.inference_mode()
+    def decode(self, codes_BL: Tensor) -> Tensor:
+        """Codes (B, L) -> pictures (B, 1, F, N); `griffin_lim` makes them sound."""
+        return demultiplex(self.tokenizer.decode(codes_BL), self.spectrogram.cmx)

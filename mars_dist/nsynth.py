@@ -1,0 +1,181 @@
+"""The NSynth format: folders of four-second notes, each split an examples.json beside audio/NOTE_STR.wav.
+
+Engel 2017, arXiv 1704.01279; https://magenta.withgoogle.com/datasets/nsynth
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FAMILIES = (
+    "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal",
+)  # fmt: skip
+SOURCES = ("acoustic", "electronic", "synthetic")
+QUALITIES = (
+    "bright", "dark", "distortion", "fast_decay", "long_release", "multiphonic", "nonlinear_env", "percussive",
+    "reverb", "tempo-synced",
+)  # fmt: skip
+VELOCITIES = (25, 50, 75, 100, 127)
+SPLITS = ("train", "valid", "test")
+
+# The largest value of each number in an entry; the smallest is 0.
+LARGEST = {
+    "note": 2**63 - 1,
+    "instrument": 2**63 - 1,
+    "pitch": 127,
+    "velocity": 127,
+    "sample_rate": 2**31 - 1,
+    "instrument_family": len(FAMILIES) - 1,
+    "instrument_source": len(SOURCES) - 1,
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One entry of examples.json; names that NSynth stores beside their numbers are properties."""
+
+    note: int
+    note_str: str
+    instrument: int
+    instrument_str: str
+    pitch: int
+    """MIDI, 0 to 127."""
+    velocity: int
+    """MIDI, 0 to 127."""
+    sample_rate: int
+    """Hz."""
+    qualities: tuple[int, ...]
+    """One 0 or 1 for each of QUALITIES."""
+    instrument_family: int
+    """Index into FAMILIES."""
+    instrument_source: int
+    """Index into SOURCES."""
+
+    @property
+    def qualities_str(self) -> list[str]:
+        return [name for name, has in zip(QUALITIES, self.qualities, strict=True) if has]
+
+    @property
+    def instrument_family_str(self) -> str:
+        return FAMILIES[self.instrument_family]
+
+    @property
+    def instrument_source_str(self) -> str:
+        return SOURCES[self.instrument_source]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of examples.json, with every key that NSynth has."""
+        return vars(self) | {
+            "qualities": list(self.qualities),
+            "qualities_str": self.qualities_str,
+            "instrument_family_str": self.instrument_family_str,
+            "instrument_source_str": self.instrument_source_str,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Any) -> "Note":
+        """The inverse of `to_json`; further keys are passed over. Raises ValueError naming the key at fault."""
+        if not isinstance(entry, dict):
+            raise ValueError(f"is {entry!r:.40}, must be an object")
+        for name in NOTE_KEYS:
+            if name not in entry:
+                raise ValueError(f"has no {name!r}")
+        for name, largest in LARGEST.items():
+            if type(entry[name]) is not int or not 0 <= entry[name] <= largest:
+                raise ValueError(f"{name} is {entry[name]!r:.40}, must be a whole number from 0 to {largest}")
+        for name in ("note_str", "instrument_str"):
+            if not isinstance(entry[name], str):
+                raise ValueError(f"{name} is {entry[name]!r:.40}, must be text")
+        # The name becomes a file's name: it must not lead out of audio/.
+        if not entry["note_str"] or entry["note_str"].startswith(".") or set(entry["note_str"]) & set("/\\\0"):
+            raise ValueError(f"note_str is {entry['note_str']!r:.40}, must be a file's name without slashes")
+        flags = entry["qualities"]
+        whole = type(flags) is list and all(type(flag) is int and flag in (0, 1) for flag in flags)
+        if not whole or len(flags) != len(QUALITIES):
+            raise ValueError(f"qualities is {flags!r:.40}, must be a list of {len(QUALITIES)} zeros and ones")
+        note = cls(**{name: entry[name] for name in NOTE_KEYS} | {"qualities": tuple(flags)})
+        for name in ("instrument_family_str", "instrument_source_str"):
+            if (derived := getattr(note, name)) != entry.get(name, derived):
+                number = entry[name.removesuffix("_str")]
+                raise ValueError(f"{name} is {entry[name]!r:.40}, must be {derived!r}, which is number {number}")
+        return note
+
+
+NOTE_KEYS = tuple(field.name for field in fields(Note))
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split's folder and its notes in the order of their names."""
+
+    name: str
+    """One of SPLITS."""
+    folder: Path
+    notes: tuple[Note, ...]
+
+    def wav(self, note: Note) -> Path:
+        return self.folder / "audio" / f"{note.note_str}.wav"
+
+
+def read_source(folder: str | os.PathLike[str]) -> dict[str, Split]:
+    """The splits in a folder that holds nsynth-train/, nsynth-valid/ and nsynth-test/, or some of them.
+
+    A folder that is a split itself is known by its name, and is the train split where the name says nothing. Whether
+    the wav files are there is not looked at: reading one tells. Raises ValueError, naming the file, the note and the
+    key, for a folder that is not in the format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "not a folder: unpack an archive first, and" if folder.exists() else "no such folder:"
+        raise ValueError(f"{folder}: {found} give one that holds nsynth-train/, nsynth-valid/ or nsynth-test/")
+    places = {name: folder / f"nsynth-{name}" for name in SPLITS if (folder / f"nsynth-{name}").is_dir()}
+    if not places and (folder / "examples.json").exists():
+        name = folder.resolve().name.removeprefix("nsynth-")
+        places = {name if name in SPLITS else "train": folder}
+    if not places:
+        wanted = ", ".join(f"nsynth-{name}/" for name in SPLITS)
+        raise ValueError(f"{folder}: no notes here: it must hold {wanted} or, itself, examples.json and audio/")
+    return {name: Split(name, place, _read_notes(place)) for name, place in places.items()}
+
+
+def _read_notes(folder: Path) -> tuple[Note, ...]:
+    path = folder / "examples.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no examples.json: a split holds examples.json and audio/")
+    if not (folder / "audio").is_dir():
+        raise ValueError(f"{folder}: no audio/: a split holds examples.json and audio/")
+    try:
+        examples = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(examples, dict) or not examples:
+        raise ValueError(f"{path}: holds {examples!r:.40}, must be an object of notes keyed by note_str")
+    notes = []
+    for name in sorted(examples):
+        try:
+            note = Note.from_json(examples[name])
+            if note.note_str != name:
+                raise ValueError(f"note_str is {note.note_str!r:.40}, must be the key it stands under")
+        except ValueError as error:
+            raise ValueError(f"{path}: note {name!r:.80} {error}") from error
+        notes.append(note)
+    return tuple(notes)
+
+
+def fingerprint(splits: Iterable[Split]) -> str:
+    """sha256 over every note's entry and the size of its wav file, which takes seconds where hashing sound takes hours.
+
+    The folder's own place does not count, nor do files that no entry names.
+    """
+    digest = hashlib.sha256()
+    for split in sorted(splits, key=lambda split: SPLITS.index(split.name)):
+        with os.scandir(split.folder / "audio") as files:
+            sizes = {file.name: file.stat().st_size for file in files}
+        for note in split.notes:
+            entry = [split.name, vars(note), sizes.get(f"{note.note_str}.wav")]
+            digest.update(json.dumps(entry, sort_keys=True).encode())
+    return digest.hexdigest()

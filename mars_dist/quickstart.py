@@ -1,0 +1,150 @@
+"""From nothing to sound on one machine: the whole pipeline with `tiny`, each stage only where it is not finished."""
+
+import math
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psutil
+
+from mars_dist.notes import NotesConfig, render
+from mars_dist.presets import load
+from mars_dist.progress import say, tenths
+from mars_dist.serialize import read_json, write_json
+
+VELOCITIES = (50, 100, 127)
+MEASURED = {"valid": 544, "test": 176}
+"""Notes of each split that are measured."""
+SHOWN = 8
+COMPARED = ("pitch_accuracy", "log_spectral_distance", "mse")
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    out: str = "quickstart"
+    """Folder for everything."""
+    preset: str = "tiny"
+    workers: int | None = None
+    """As for mars train-tokenizer."""
+
+
+def run(options: Quickstart) -> None:
+    """Run what is missing, then write summary.json and print the table. Raises ValueError for what a user can mend."""
+    from mars_dist.distributed.data import encode, preprocess
+    from mars_dist.launch import fit
+    from mars_dist.page import evaluate_folder
+    from mars_dist.sampling import SamplingConfig
+    from mars_dist.training.plan import Plan
+
+    out = Path(options.out).absolute()
+    preset = load(options.preset)
+    conditioned = replace(preset.autoregressor.autoregressor, condition_on_instrument=True)
+    notes, pictures, tokenizer, codes, model = (
+        out / name for name in ("notes", "pictures", "tokenizer", "codes", "autoregressor")
+    )
+    tokenizer_plan = Plan(preset.tokenizer, str(pictures), tokenizer)
+    model_plan = Plan(replace(preset.autoregressor, autoregressor=conditioned), str(codes), model, str(tokenizer))
+    stages = Stages(out / "stages.json")
+    with stages.run("notes"):
+        render(notes, NotesConfig(velocities=VELOCITIES), progress=tenths("notes"))
+    with stages.run("preprocess"):
+        preprocess(notes, pictures, preset.tokenizer.spectrogram, progress=say)
+    with stages.run("train_tokenizer"):
+        fit(tokenizer_plan, options.workers, say)
+    with stages.run("encode"):
+        encode(str(pictures), tokenizer, str(codes), say)
+    with stages.run("train_autoregressor"):
+        fit(model_plan, options.workers, say)
+    with stages.run("evaluate"):
+        table = evaluate_folder(model, str(pictures), MEASURED, SHOWN, SamplingConfig(), out / "report.html", say)
+    write_json(out / "summary.json", summary(stages, notes, tokenizer, model))
+    print(table)
+    say("")
+    for what, path in {
+        "page to listen to": out / "report.html",
+        "figures": out / "summary.json",
+        "tokenizer": tokenizer,
+        "autoregressor": model,
+        "curves, pictures, sounds": f"tensorboard --logdir {out}",
+    }.items():
+        say(f"{what:25} {path}")
+    say(f"{'make a note yourself':25} mars sample {model} --pitch 60 --family guitar --out samples/")
+
+
+def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path) -> dict[str, Any]:
+    """What summary.json says."""
+    from safetensors import safe_open
+
+    from mars_dist.model import WEIGHTS
+    from mars_dist.page import EVALUATION
+
+    def parameters(folder: Path) -> int:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+    splits = read_json(model / EVALUATION)["splits"]
+    measures, counts = splits["valid"]["measures"], read_json(notes / "notes.json")["counts"]
+    return {
+        "wall_seconds": {"total": round(sum(stages.seconds.values()), 1)} | stages.seconds,
+        "peak_rss_bytes": stages.peak_bytes,
+        "cpu": cpu(),
+        "notes": counts,
+        "parameters": {"tokenizer": parameters(tokenizer), "autoregressor": parameters(model)},
+        **{metric: measures[metric] for metric in COMPARED},
+        "test": {metric: splits["test"]["measures"][metric] for metric in COMPARED},
+    }
+
+
+def cpu() -> str:
+    """The processor's name and the number of cores."""
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+class Stages:
+    """Seconds of each stage, over all runs of it, and the largest memory of all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        before = read_json(path) if path.exists() else {}
+        self.seconds: dict[str, float] = before.get("seconds", {})
+        self.peak_bytes: int = before.get("peak_bytes", 0)
+
+    @contextmanager
+    def run(self, name: str) -> Iterator[None]:
+        """Time what is done within, and watch its memory; kept also when it is broken off."""
+        say(f"== {name}")
+        start, finished = monotonic(), threading.Event()
+        watcher = threading.Thread(target=self.watch, args=(finished,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + monotonic() - start, 1)
+            write_json(self.path, {"seconds": self.seconds, "peak_bytes": self.peak_bytes})
+
+    def watch(self, finished: threading.Event) -> None:
+        while not finished.wait(2.0):
+            self.peak_bytes = max(self.peak_bytes, tree_bytes())
+
+
+def tree_bytes() -> int:
+    """The sum of proportional set sizes over this process and all that come from it."""
+    total = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:  # it has ended
+            continue
+    return total

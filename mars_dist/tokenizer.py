@@ -1,0 +1,127 @@
+"""The tokenizer: picture -> latents -> codes -> picture.
+
+A transformer encoder with latent tokens and its mirror image as decoder (ImageFolder's shape, arXiv 2410.01756;
+"aligned": a latent token starts from the patch at its own place, a query token from the latent at its own place).
+Suffixes: B batch, C channels after CMX, H W the picture, P patches, S latent tokens, D width, h w the latent grid.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mars_dist.config import SpectrogramConfig, TokenizerConfig
+from mars_dist.layers import Block, grow, init_transformer, shrink
+from mars_dist.quantizer import MultiScaleQuantizer, Quantized
+from mars_dist.scales import Size
+
+GAIN = 4.0
+"""Encoder and decoder see silence as 0 and the rest at about unit size: a common -1 would drown what differs."""
+
+
+class Reconstruction(NamedTuple):
+    """A picture that went through the tokenizer. (A tuple, so that FSDP finds the tensors in it.)"""
+
+    picture_BCHW: Tensor
+    latents_BChw: Tensor
+    quantized: Quantized
+
+
+class Tokenizer(nn.Module):
+    """Multiplexed picture (B, C, H, W) <-> codes (B, L)."""
+
+    def __init__(self, config: TokenizerConfig, spectrogram: SpectrogramConfig, commitment: float = 0.25) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, spectrogram)
+        self.quantizer = MultiScaleQuantizer(config, commitment)
+        self.decoder = Decoder(config, spectrogram)
+
+    def forward(self, x_BCHW: Tensor, bypass: bool = False) -> Reconstruction:
+        """Reconstruct. With `bypass` the decoder sees the latents as they were before the quantizer."""
+        f_BChw = self.latents(x_BCHW)
+        quantized = self.quantizer(f_BChw)
+        y_BCHW = self.picture(f_BChw if bypass else quantized.f_hat_BChw)
+        return Reconstruction(y_BCHW, f_BChw, quantized)
+
+    def latents(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> latents (B, C_vae, h, w)."""
+        return self.encoder((x_BCHW + 1) * GAIN)
+
+    def picture(self, f_BChw: Tensor) -> Tensor:
+        """Latents (B, C_vae, h, w) -> (B, C, H, W)."""
+        return self.decoder(f_BChw) / GAIN - 1
+
+    def encode(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> codes (B, L)."""
+        return self.quantizer.encode(self.latents(x_BCHW))
+
+    def decode(self, codes_BL: Tensor) -> Tensor:
+        """Codes (B, L) -> (B, C, H, W)."""
+        return self.picture(self.quantizer.decode(codes_BL))
+
+
+class Encoder(nn.Module):
+    """(B, C, H, W) -> latents (B, C_vae, h, w), normalised over C_vae, without which the codebook dies."""
+
+    def __init__(self, config: TokenizerConfig, spectrogram: SpectrogramConfig) -> None:
+        super().__init__()
+        channels, _, _ = spectrogram.picture_shape
+        self.grid = config.patch_grid(spectrogram)
+        self.latent_grid = config.schedule.latent_grid
+        self.patches = nn.Sequential(
+            Rearrange("b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=config.patch.h, pw=config.patch.w),
+            nn.Linear(channels * config.patch.area, config.width),
+        )
+        self.positions_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
+        self.latent_tokens_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
+        self.blocks = nn.Sequential(*(Block(config.width, config.head_width) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(config.width)
+        self.to_code = nn.Linear(config.width, config.code_width)
+        init_transformer(self)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        patches_BPD = self.patches(x_BCHW) + self.positions_PD
+        latents_BSD = resample_tokens(patches_BPD, self.grid, self.latent_grid) + self.latent_tokens_SD
+        x_BLD = self.blocks(torch.cat([patches_BPD, latents_BSD], dim=1))
+        f_BSC = self.to_code(self.norm(x_BLD[:, self.grid.area :]))
+        f_BSC = F.layer_norm(f_BSC.float(), f_BSC.shape[-1:])
+        return f_BSC.transpose(1, 2).unflatten(-1, self.latent_grid)
+
+
+class Decoder(nn.Module):
+    """Latents (B, C_vae, h, w) -> (B, C, H, W)."""
+
+    def __init__(self, config: TokenizerConfig, spectrogram: SpectrogramConfig) -> None:
+        super().__init__()
+        channels, _, _ = spectrogram.picture_shape
+        self.grid = config.patch_grid(spectrogram)
+        self.latent_grid = config.schedule.latent_grid
+        self.patch = config.patch
+        self.from_code = nn.Linear(config.code_width, config.width)
+        self.positions_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
+        self.query_tokens_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
+        self.blocks = nn.Sequential(*(Block(config.width, config.head_width) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(config.width)
+        self.to_patches = nn.Linear(config.width, channels * config.patch.area)
+        init_transformer(self)
+
+    def forward(self, f_BChw: Tensor) -> Tensor:
+        latents_BSD = self.from_code(f_BChw.flatten(2).transpose(1, 2)) + self.positions_SD
+        queries_BPD = resample_tokens(latents_BSD, self.latent_grid, self.grid) + self.query_tokens_PD
+        x_BLD = self.blocks(torch.cat([queries_BPD, latents_BSD], dim=1))
+        patches_BPD = self.to_patches(self.norm(x_BLD[:, : self.grid.area])).float()
+        sizes = dict(zip(("h", "w", "ph", "pw"), (*self.grid, *self.patch), strict=True))
+        return rearrange(patches_BPD, "b (h w) (c ph pw) -> b c (h ph) (w pw)", **sizes)
+
+
+def resample_tokens(x_BSD: Tensor, grid: Size, to: Size) -> Tensor:
+    """Tokens on one grid -> tokens on another, each from what lies at its own place."""
+    if grid == to:
+        return x_BSD
+    x_BDhw = x_BSD.transpose(1, 2).unflatten(-1, grid)
+    smaller = Size(min(grid.h, to.h), min(grid.w, to.w))
+    return grow(shrink(x_BDhw, smaller), to).flatten(2).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""The training loop and its two stages: rank-aware, without Ray."""

@@ -1,0 +1,174 @@
+"""Training the autoregressor on cached codes and latents.
+
+Suffixes: B batch, L tokens over all scales, k the tokens of one scale, C code width, h w the latent grid, K scales,
+N blocks.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.conditions import UNASKED, Vocabulary
+from mars_dist.config import AutoregressorRunConfig
+from mars_dist.dataset import Columns, Rows
+from mars_dist.model import Mars, load_tokenizer, read_config, save_autoregressor, tokenizer_fingerprint
+from mars_dist.sampling import SamplingConfig
+from mars_dist.spectrogram import griffin_lim
+from mars_dist.training import sharding
+from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform, share_of
+from mars_dist.training.journal import Journal
+from mars_dist.training.optim import MovingAverage
+from mars_dist.training.run import Run
+
+NEAR = 8
+"""A corrupted code is one of this many nearest ones."""
+SHOWN = 3
+"""Notes sounded in TensorBoard."""
+COLUMNS = ["codes", "latents", "pitch", "velocity", "family", "source", "instrument_str"]
+
+
+class AutoregressorStage:
+    """What the loop trains when it trains an autoregressor. Raises ValueError where codes and tokenizer do not fit."""
+
+    name = "autoregressor"
+
+    def __init__(self, config: AutoregressorRunConfig, tokenizer: Path, data: str, run: Run) -> None:
+        self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
+        rows, held_out = require_fit(config, tokenizer, data, run.world_size)
+        self.tokenizer_folder = tokenizer
+        whole_tokenizer, tokenizer_run = load_tokenizer(tokenizer)
+        self.quantizer, self.spectrogram = whole_tokenizer.quantizer.to(run.device), tokenizer_run.spectrogram
+        self.vocabulary = Vocabulary()
+        if config.autoregressor.condition_on_instrument:
+            self.vocabulary = Vocabulary(tuple(np.unique(rows.read(["instrument_str"])["instrument_str"]).tolist()))
+        loader = (COLUMNS, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
+        self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
+        torch.manual_seed(self.train.seed)
+        cardinalities = self.vocabulary.cardinalities
+        self.model = Autoregressor(config.autoregressor, tokenizer_run.tokenizer, cardinalities).to(run.device)
+
+    def prepare(self, columns: Columns) -> Batch:
+        codes_BL = torch.from_numpy(columns["codes"].astype(np.int64))
+        latents_BChw = torch.from_numpy(columns["latents"].astype(np.float32))
+        return {"codes": codes_BL, "latents": latents_BChw} | self.vocabulary.of_rows(columns)
+
+    def stream(self, first_step: int) -> Iterator[Timed]:
+        return self.batches.stream(first_step, self.run.rank, self.run.world_size)
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""
+        conditions = self.conditions_of(batch)
+        noise = lambda stream, num: keyed_uniform(self.train.seed + stream, step, batch["place"], num)  # noqa: E731
+        conditions = self.drop_conditions(conditions, noise(0, 1 + len(conditions)).to(self.run.device))
+        codes_BL, inputs_BLC = batch["codes"].to(self.run.device), None
+        settings = self.config.autoregressor
+        if settings.corrupt_codes > 0:
+            uniform = noise(1, 1 + 2 * codes_BL.shape[1]).to(self.run.device)
+            codes_BL, inputs_BLC = self.corrupt(batch["latents"].to(self.run.device), uniform)
+        else:
+            with torch.no_grad():
+                inputs_BLC = self.quantizer.next_inputs(codes_BL)
+        keep_BN = keep_blocks(noise(2, settings.depth), settings.drop_path) if settings.drop_path > 0 else None
+        logits_BLV = self.model(inputs_BLC, conditions, keep_BN)
+        nats_K, _ = cross_entropy_per_scale(logits_BLV, codes_BL, self.quantizer.schedule.spans)
+        return {"cross_entropy": self.mean_over_tokens(nats_K)}
+
+    def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
+        return {}
+
+    def validate(self) -> dict[str, float]:
+        """Cross-entropy and accuracy on held-out notes, over all tokens and at each scale."""
+        batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
+        sums_2K = torch.zeros(2, len(self.quantizer.schedule), device=self.run.device)
+        num_rows = len(batch["codes"])
+        for start in range(0, num_rows, self.train.batch_size):
+            part = {name: values[start : start + self.train.batch_size] for name, values in batch.items()}
+            codes_BL = part["codes"].to(self.run.device)
+            logits_BLV = self.model(self.quantizer.next_inputs(codes_BL), self.conditions_of(part))
+            figures_2K = torch.stack(cross_entropy_per_scale(logits_BLV, codes_BL, self.quantizer.schedule.spans))
+            sums_2K += figures_2K * len(codes_BL) / num_rows
+        nats_K, hits_K = sums_2K
+        figures = {"cross_entropy": self.mean_over_tokens(nats_K), "accuracy": self.mean_over_tokens(hits_K)}
+        for k, size in enumerate(self.quantizer.schedule.sizes):
+            figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
+        return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
+
+    def score(self, figures: dict[str, float]) -> float:
+        return figures["cross_entropy"]
+
+    def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
+        """Write the folder; show and sound samples that are asked for as some held-out notes are."""
+        metrics = {"step": step} | figures
+        folder = Path(self.run.folder)
+        save_autoregressor(folder, weights, self.config, self.vocabulary, self.tokenizer_folder, metrics)
+        mars = Mars.from_pretrained(folder)
+        shown = self.held_out.evenly(SHOWN, 0, 1)
+        conditions = {name: shown[name] for name in self.vocabulary.cardinalities}
+        pictures_B1FN = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())
+        for i, (picture_1FN, wave_T) in enumerate(
+            zip(pictures_B1FN, griffin_lim(pictures_B1FN, self.spectrogram), strict=True)
+        ):
+            journal.picture(f"note {i}/sample", step, picture_1FN[0].numpy())
+            journal.sound(f"note {i}/sample", step, wave_T.numpy(), self.spectrogram.sample_rate)
+
+    def conditions_of(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: batch[name].to(self.run.device) for name in self.vocabulary.cardinalities}
+
+    def drop_conditions(self, conditions: dict[str, Tensor], uniform_BN: Tensor) -> dict[str, Tensor]:
+        """All conditions of some rows, and single ones of others: so any subset can be asked for later."""
+        settings = self.config.autoregressor
+        all_dropped_B = uniform_BN[:, 0] < settings.drop_all_conditions
+        return {
+            name: values_B.masked_fill(all_dropped_B | (uniform_B < settings.drop_each_condition), UNASKED)
+            for (name, values_B), uniform_B in zip(conditions.items(), uniform_BN.T[1:], strict=True)
+        }
+
+    @torch.no_grad()
+    def corrupt(self, f_BChw: Tensor, uniform_BU: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-correction (Infinity, arXiv 2412.04431, section 3.4): inputs with some codes swapped for near ones.
+
+        Returns targets (B, L), the codes nearest to what is really missing at each scale, and inputs (B, L - 1, C).
+        """
+        rate_B1 = self.config.autoregressor.corrupt_codes * uniform_BU[:, :1]
+        swap_BL, which_BL = uniform_BU[:, 1:].chunk(2, dim=1)
+        targets = []
+
+        def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
+            span = self.quantizer.schedule.spans[k]
+            near_BkN = self.quantizer.nearest_several(self.quantizer.residual(k, f_BChw, f_hat_BChw), NEAR)
+            targets.append(near_BkN[..., 0])
+            other_Bk1 = (which_BL[:, span, None] * NEAR).long()
+            return torch.where(swap_BL[:, span] < rate_B1, near_BkN.gather(-1, other_Bk1)[..., 0], near_BkN[..., 0])
+
+        path_BL = torch.cat([codes_Bk for codes_Bk, _ in self.quantizer.walk(choose, len(f_BChw))], dim=1)
+        return torch.cat(targets, dim=1), self.quantizer.next_inputs(path_BL)
+
+    def mean_over_tokens(self, figures_K: Tensor) -> Tensor:
+        areas_K = figures_K.new_tensor([size.area for size in self.quantizer.schedule.sizes])
+        return (figures_K * areas_K).sum() / areas_K.sum()
+
+
+def keep_blocks(uniform_BN: Tensor, drop_path: float) -> Tensor:
+    """(B, N): 0 where a row skips a block, else 1 / its chance to be kept; the chance to skip grows with the block."""
+    chance_N = torch.linspace(0, drop_path, uniform_BN.shape[1])
+    return (uniform_BN >= chance_N) / (1 - chance_N)
+
+
+def require_fit(config: AutoregressorRunConfig, tokenizer: Path, data: str, workers: int) -> tuple[Rows, Rows]:
+    """The rows to train on and to validate with. Raises ValueError where codes, tokenizer and workers do not fit."""
+    share_of(config.train.batch_size, workers)
+    rows = Rows(data, "train")
+    if rows.info.kind != "codes":
+        raise ValueError(f"{data}: holds {rows.info.kind}, not codes: run mars encode first and give its --out")
+    read_config(tokenizer, "tokenizer")
+    if rows.info.tokenizer != tokenizer_fingerprint(tokenizer):
+        raise ValueError(
+            f"{data}: these codes were made by another tokenizer than {tokenizer}: "
+            "run mars encode with this tokenizer into another folder"
+        )
+    return rows, Rows(data, "valid")

@@ -1,0 +1,114 @@
+"""The endless stream of training batches: (seed, step) gives the global batch, a worker takes its slice.
+
+Rows are shuffled across shards without holding the data set in memory: row groups in random order are put together to
+windows of about `window_rows` rows, and rows are shuffled within a window.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import count
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mars_dist.dataset import Columns, Rows
+
+Batch = dict[str, torch.Tensor]
+PREFETCH = 2
+
+
+class Timed(NamedTuple):
+    """A batch and the seconds that the loop waited for it."""
+
+    batch: Batch
+    waited: float
+
+
+class Batches:
+    """Batches of one split, for any number of workers and from any step.
+
+    `prepare` makes tensors of columns, in the reading thread.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        columns: list[str],
+        prepare: Callable[[Columns], Batch],
+        batch_size: int,
+        seed: int,
+        window_rows: int,
+    ) -> None:
+        self.rows, self.columns, self.prepare = rows, columns, prepare
+        self.batch_size, self.seed = batch_size, seed
+        sizes = [group.num_rows for group in rows.groups]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.window_groups = max(1, round(window_rows / max(sizes)))
+        self.order = lru_cache(maxsize=2)(self._order)
+        self.group = lru_cache(maxsize=self.window_groups + 2)(lambda i: rows.read_group(rows.groups[i], columns))
+
+    def global_rows(self, step: int) -> NDArray[np.int64]:
+        """The rows, numbered through the split, of the global batch of a step."""
+        num_rows = self.starts[-1]
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.array([self.order(int(place // num_rows))[place % num_rows] for place in places])
+
+    def load(self, step: int, rank: int, world_size: int) -> Batch:
+        """The worker's slice of the global batch of a step, and each row's place in that batch."""
+        share = share_of(self.batch_size, world_size)
+        mine = slice(rank * share, (rank + 1) * share)
+        batch = self.read(self.global_rows(step)[mine])
+        return batch | {"place": torch.arange(self.batch_size)[mine]}
+
+    def read(self, rows: NDArray[np.int64]) -> Batch:
+        """The given rows of the split."""
+        groups = np.searchsorted(self.starts, rows, side="right") - 1
+        found = [(self.group(int(group)), row - self.starts[group]) for group, row in zip(groups, rows, strict=True)]
+        return self.prepare({name: np.stack([columns[name][i] for columns, i in found]) for name in self.columns})
+
+    def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
+        """A worker's slice of about `num_rows` rows that lie evenly over the split: the same ones at any time."""
+        wanted = min(num_rows, int(self.starts[-1])) // world_size * world_size
+        rows = np.linspace(0, self.starts[-1] - 1, wanted).round().astype(np.int64)
+        return self.read(np.array_split(rows, world_size)[rank])
+
+    def stream(self, first_step: int, rank: int, world_size: int) -> Iterator[Timed]:
+        """The worker's batches from a step on, read ahead in a thread."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            steps = count(first_step)
+            ahead: list[Future[Batch]] = [
+                reader.submit(self.load, next(steps), rank, world_size) for _ in range(PREFETCH)
+            ]
+            while True:
+                before = perf_counter()
+                batch = ahead.pop(0).result()
+                waited = perf_counter() - before
+                ahead.append(reader.submit(self.load, next(steps), rank, world_size))
+                yield Timed(batch, waited)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng([self.seed, epoch])
+        groups = rng.permutation(len(self.rows.groups))
+        windows = [groups[i : i + self.window_groups] for i in range(0, len(groups), self.window_groups)]
+        rows_of = lambda group: np.arange(self.starts[group], self.starts[group + 1])  # noqa: E731
+        return np.concatenate([rng.permutation(np.concatenate([rows_of(g) for g in window])) for window in windows])
+
+
+def share_of(batch_size: int, world_size: int) -> int:
+    """Rows of the global batch for each worker. Raises ValueError where the workers do not divide it."""
+    if batch_size % world_size:
+        raise ValueError(
+            f"train.batch_size: {batch_size} is not a multiple of the {world_size} workers: "
+            f"choose {batch_size // world_size * world_size or world_size}, or another --workers"
+        )
+    return batch_size // world_size
+
+
+def keyed_uniform(seed: int, step: int, places: torch.Tensor, num: int) -> torch.Tensor:
+    """(B, num) uniform noise in [0, 1) that depends on (seed, step, place in the global batch) alone."""
+    rows = [np.random.Generator(np.random.Philox(key=[seed, (step << 24) + int(place)])) for place in places]
+    return torch.from_numpy(np.stack([row.random(num, dtype=np.float32) for row in rows]))

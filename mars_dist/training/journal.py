@@ -1,0 +1,78 @@
+"""What a run leaves for its user: a dense line, a JSON line, TensorBoard events."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class Journal:
+    """Kept by rank 0; on other ranks every call does nothing."""
+
+    def __init__(self, folder: Path, name: str, steps: int, first_step: int, say: Callable[[str], None] | None) -> None:
+        self.folder, self.name, self.steps, self.say = folder, name, steps, say
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if say else None
+        self.since, self.since_step = perf_counter(), first_step
+
+    def train(self, step: int, scalars: dict[str, float], samples: int, waited: float) -> None:
+        """A line of training: losses, step time, samples/s, share of time waiting for data, time left."""
+        seconds = (perf_counter() - self.since) / max(step - self.since_step, 1)
+        speed = {
+            "step_seconds": seconds,
+            "samples_per_second": samples / seconds,
+            "data_wait": waited / (seconds * max(step - self.since_step, 1)),
+        }
+        self.since, self.since_step = perf_counter(), step
+        self.keep("train", step, scalars | speed)
+        if self.say:
+            losses = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items() if "/" not in name)
+            left = seconds * (self.steps - step)
+            self.say(
+                f"{self.name} {step:>6}/{self.steps}  {losses}  {1000 * seconds:.0f} ms/step  "
+                f"{speed['samples_per_second']:.0f}/s  data {speed['data_wait']:.0%}  "
+                f"left {left // 60:.0f}:{left % 60:02.0f}"
+            )
+
+    def validation(self, step: int, scalars: dict[str, float]) -> None:
+        """A line of validation. The clock of training goes on from here."""
+        self.keep("valid", step, scalars)
+        if self.say:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items() if "/" not in name)
+            self.say(f"{self.name} {step:>6}/{self.steps}  valid: {figures}")
+
+    def keep(self, kind: str, step: int, scalars: dict[str, float]) -> None:
+        if self.writer:
+            for name, value in scalars.items():
+                self.writer.add_scalar(f"{kind}/{name}", value, step)
+            with (self.folder / METRICS).open("a") as lines:
+                lines.write(json.dumps({"kind": kind, "step": step} | scalars) + "\n")
+
+    def picture(self, name: str, step: int, picture_FN: NDArray[np.float32]) -> None:
+        """A spectrogram in [-1, 1], low frequencies at the bottom."""
+        if self.writer:
+            grey = np.clip((picture_FN[::-1] + 1) / 2, 0, 1)
+            self.writer.add_image(name, grey[None], step)
+
+    def sound(self, name: str, step: int, wave_T: NDArray[np.float32], sample_rate: int) -> None:
+        if self.writer:
+            self.writer.add_audio(name, np.clip(wave_T, -1, 1)[:, None], step, sample_rate)
+
+    def resume_clock(self) -> None:
+        """Leave out what took time between two lines of training."""
+        self.since = perf_counter()
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+def read_metrics(folder: Path, kind: str) -> list[dict[str, float]]:
+    """The lines of one kind, `train` or `valid`, a later line for a step replacing an earlier one."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [line for _, line in sorted({line["step"]: line for line in lines if line["kind"] == kind}.items())]

@@ -1,0 +1,61 @@
+"""Parameter groups, the learning rate's schedule, and the moving average of the weights."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mars_dist.config import OptimConfig
+from mars_dist.training.sharding import locals_of
+
+NO_DECAY = ("positions", "levels", "tokens", "temperature", "modulation_MD", "conditions", "codebook")
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases, norms, embeddings, positions and temperatures."""
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        spare = parameter.ndim < 2 or any(word in name for word in NO_DECAY)
+        (spared if spare else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+    """The rate of the given step (from 0): linear warm-up, then cosine, or flat and linear over the last half."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    left = (1 + math.cos(math.pi * progress)) / 2 if config.decay == "cosine" else min(1.0, 2 * (1 - progress))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * left)
+
+
+class MovingAverage:
+    """The exponential moving average of a model's parameters, shard by shard."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = dict(model.named_parameters())
+        self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """One step (from 0). The decay grows from 0, so that the first weights are soon forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, parameters = locals_of(self.averages.values()), locals_of(self.parameters.values())
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights."""
+        live, averages = locals_of(self.parameters.values()), locals_of(self.averages.values())
+        trained: list[Tensor] = [shard.detach().clone() for shard in live]
+        with torch.no_grad():
+            torch._foreach_copy_(live, averages)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, trained)

@@ -1,0 +1,89 @@
+"""What is to be trained, on what, into which folder: small enough to send to a worker, checked before any starts."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
+from mars_dist.serialize import from_plain, read_json, to_plain, write_json
+from mars_dist.training.autoregressor_stage import AutoregressorStage
+from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
+from mars_dist.training.loop import train
+from mars_dist.training.run import CHECKPOINTS, Run
+from mars_dist.training.tokenizer_stage import TokenizerStage
+from mars_dist.training.tokenizer_stage import require_fit as require_pictures_fit
+
+PLAN, FINISHED = "plan.json", "finished.json"
+"""In a run's training/ folder: what it was started with, and that it came to its end."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training of the tokenizer, or, where `tokenizer` names the folder of one, of the autoregressor."""
+
+    config: TokenizerRunConfig | AutoregressorRunConfig
+    data: str
+    folder: Path
+    tokenizer: str | None = field(default=None)
+
+    def check(self, workers: int) -> None:
+        """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
+        if isinstance(self.config, TokenizerRunConfig):
+            require_pictures_fit(self.config, self.data, workers)
+        else:
+            require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
+        self.require_same_run()
+
+    def train(self, run: Run) -> None:
+        """Train to the end; every worker calls it."""
+        if isinstance(self.config, TokenizerRunConfig):
+            train(TokenizerStage(self.config, self.data, run), run)
+        else:
+            train(AutoregressorStage(self.config, self.tokenizer_folder, self.data, run), run)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        assert self.tokenizer is not None
+        return Path(self.tokenizer)
+
+    @property
+    def finished(self) -> bool:
+        """Whether this very run came to its end."""
+        marker = self.folder / CHECKPOINTS / FINISHED
+        return marker.exists() and read_json(marker) == self.to_plain()
+
+    def mark_finished(self) -> None:
+        write_json(self.folder / CHECKPOINTS / FINISHED, self.to_plain())
+
+    def require_same_run(self) -> None:
+        """Note the run's settings in its folder. Raises ValueError where it was begun with others."""
+        path, plain = self.folder / CHECKPOINTS / PLAN, self.to_plain()
+        try:
+            if not path.exists():
+                write_json(path, plain)
+        except OSError as error:
+            raise ValueError(f"{self.folder}: cannot be written ({error.strerror}): choose another --out") from None
+        difference = first_difference(read_json(path), plain)
+        if difference:
+            raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "config": to_plain(self.config),
+            "data": self.data,
+            "folder": str(self.folder),
+            "tokenizer": self.tokenizer,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Plan":
+        kind = AutoregressorRunConfig if plain["tokenizer"] else TokenizerRunConfig
+        return cls(from_plain(kind, plain["config"]), plain["data"], Path(plain["folder"]), plain["tokenizer"])
+
+
+def first_difference(before: Any, now: Any, name: str = "") -> str | None:
+    """`optim.lr = 0.1, not 0.2`: the first field in which two plain values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        differences = (first_difference(before.get(key), now[key], f"{name}.{key}".lstrip(".")) for key in now)
+        return next((difference for difference in differences if difference), None)
+    return None if before == now else f"{name.removeprefix('config.')} = {before}, not {now}"

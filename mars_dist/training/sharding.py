@@ -1,0 +1,83 @@
+"""The only file that knows how a model is spread over workers: FSDP2, its precision, its collectives.
+
+The same wrapping serves one process and many, over gloo on CPUs and NCCL on GPUs.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from mars_dist.autoregressor import Autoregressor, ConditionedBlock
+from mars_dist.config import Precision
+from mars_dist.layers import Block
+from mars_dist.quantizer import MultiScaleQuantizer
+from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
+
+LOW_PRECISION = (Block, ConditionedBlock, Encoder, Decoder, Autoregressor)
+FLOAT32 = (MultiScaleQuantizer, Tokenizer)
+
+
+def shard(model: nn.Module, precision: Precision) -> nn.Module:
+    """Shard parameters, gradients and optimizer state over all workers, in place.
+
+    bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer stays float32.
+    """
+    low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = low if precision == "bf16" else MixedPrecisionPolicy()
+    for module in reversed(list(model.modules())):  # the inner ones first
+        if isinstance(module, LOW_PRECISION):
+            fully_shard(module, mp_policy=policy)
+        elif isinstance(module, FLOAT32):
+            fully_shard(module)
+    return model
+
+
+def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This worker's shards."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The unsharded tensor, on every worker."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The unsharded parameters on the CPU of rank 0; empty elsewhere."""
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+@torch.no_grad()
+def write_rows(parameter: Tensor, rows_R: Tensor, values: Tensor | float) -> None:
+    """parameter[rows] = values. Every worker calls it with the same arguments."""
+    full = whole(parameter).clone()
+    full[rows_R] = values
+    if isinstance(parameter, DTensor):
+        parameter.copy_(distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None))
+    else:
+        parameter.copy_(full)
+
+
+def gather(x_B: Tensor) -> Tensor:
+    """The rows of all workers, in the order of the global batch."""
+    parts = [torch.empty_like(x_B) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x_B.contiguous())
+    return torch.cat(parts)
+
+
+def mean_over_workers(values: dict[str, float]) -> dict[str, float]:
+    """The mean of each figure over the workers."""
+    packed = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(packed)
+    return dict(zip(values, (packed / dist.get_world_size()).tolist(), strict=True))
+
+
+def sum_over_workers(x: Tensor) -> Tensor:
+    """The sum over the workers, in place."""
+    dist.all_reduce(x)
+    return x

@@ -1,0 +1,76 @@
+"""The import rules that keep Ray out of the training code and torch out of the configuration."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mars_dist"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIGHT = ("__init__", "config", "scales", "serialize", "presets")
+
+
+def layer(module: str) -> str:
+    """cli, distributed, training, or core for all the rest of mars_dist."""
+    part = module.split(".")[1] if "." in module else ""
+    return part if part in ("cli", "distributed", "training") else "core"
+
+
+MAY_NOT_IMPORT = {
+    "core": {"training", "distributed", "cli"},
+    "training": {"distributed", "cli"},
+    "distributed": {"cli"},
+    "cli": set(),
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules a file imports anywhere, in functions too; `from a import b` counts as a.b."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_arrows_point_one_way(file: Path) -> None:
+    mine = layer(module_of(file))
+    for name in imports(file):
+        root = name.split(".")[0]
+        assert root != "ray" or mine == "distributed", f"{module_of(file)} imports {name}, distributed/ alone may"
+        assert root != "mars_dist" or layer(name) not in MAY_NOT_IMPORT[mine], f"{module_of(file)} imports {name}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.parent == PACKAGE and file.stem in LIGHT])
+def test_configuration_names_neither_torch_nor_ray(file: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(file)} & {"torch", "torchaudio", "ray"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level packages in sys.modules after a statement, in a fresh interpreter."""
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("module", ["mars_dist", "mars_dist.config", "mars_dist.presets"])
+def test_configuration_loads_neither_torch_nor_ray(module: str) -> None:
+    assert not loaded_by(f"import {module}") & {"torch", "ray", "pyarrow", "pandas"}
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    assert not loaded_by("import mars_dist") & {"numpy", "torch", "ray"}
+
+
+def test_the_training_code_loads_no_ray() -> None:
+    core = [module_of(file) for file in FILES if layer(module_of(file)) in ("core", "training")]
+    modules = ", ".join(name.removesuffix(".__init__") for name in core)
+    assert "ray" not in loaded_by(f"import {modules}")

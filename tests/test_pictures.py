@@ -1,0 +1,122 @@
+"""Shards of pictures from real wav files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mars_dist import pictures
+from mars_dist.audio import read_note
+from mars_dist.cmx import multiplex
+from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import Folder
+from mars_dist.nsynth import Split, read_source
+from mars_dist.pictures import make_shard, plan, read_pictures
+from mars_dist.spectrogram import picture_from_wave
+
+BAD = {
+    "not a wav file": lambda wav: wav.write_text("hello"),
+    "empty": lambda wav: wav.write_bytes(b""),
+    "truncated": lambda wav: os.truncate(wav, 3000),
+    "2 channels": lambda wav: soundfile.write(wav, np.zeros((2000, 2)), 16_000),
+    "22050 Hz": lambda wav: soundfile.write(wav, np.zeros(2000), 22_050),
+    "1999 samples": lambda wav: soundfile.write(wav, np.zeros(1999), 16_000),
+    "NaN": lambda wav: soundfile.write(wav, np.full(2000, np.nan), 16_000, subtype="FLOAT"),
+    "cannot be read": Path.unlink,
+}
+
+
+@pytest.fixture
+def train(short_notes: Path) -> Split:
+    return read_source(short_notes)["train"]
+
+
+def test_every_note_is_in_one_shard(short_notes: Path) -> None:
+    splits = read_source(short_notes)
+    jobs = plan(splits.values(), shard_rows=5)
+    assert [job.shard for job in jobs] == [
+        *[f"train-{i:05d}.parquet" for i in range(3)],
+        "valid-00000.parquet",
+        "test-00000.parquet",
+    ]
+    assert [note for job in jobs for note in job.part.notes] == [note for s in splits.values() for note in s.notes]
+
+
+def test_a_row_is_the_notes_picture_and_its_labels(train: Split, short: SpectrogramConfig) -> None:
+    columns, rejected = read_pictures(train, short)
+    assert not rejected
+    for i, note in enumerate(train.notes):
+        wave_T = torch.from_numpy(read_note(train.wav(note), short.sample_rate, short.num_samples))
+        expected_1CHW = multiplex(picture_from_wave(wave_T[None], short), short.cmx).half()
+        assert (columns["picture"][i] == expected_1CHW[0].numpy()).all()
+        assert columns["note_str"][i] == note.note_str
+        assert columns["pitch"][i] == columns["instrument"][i] == note.pitch
+        assert columns["family"][i] == note.instrument_family
+        assert columns["qualities"][i].tolist() == list(note.qualities)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+def test_notes_at_once_change_nothing(
+    at_once: int, train: Split, short: SpectrogramConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = read_pictures(train, short)
+    monkeypatch.setattr(pictures, "NOTES_AT_ONCE", at_once)
+    found, _ = read_pictures(train, short)
+    assert (found["picture"] == expected["picture"]).all()
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_wav_is_left_out_with_its_reason(reason: str, train: Split, short: SpectrogramConfig) -> None:
+    expected, _ = read_pictures(train, short)
+    harm: Callable[[Path], Any] = BAD[reason]
+    harm(train.wav(train.notes[4]))
+    columns, rejected = read_pictures(train, short)
+    assert [note.note_str for note in rejected] == [train.notes[4].note_str]
+    assert reason in rejected[0].reason
+    assert str(train.folder) not in rejected[0].reason
+    for name, values in expected.items():
+        assert (columns[name] == np.delete(values, 4, axis=0)).all()
+
+
+def test_a_shard_is_made_once(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path / "out")
+    source = read_source(short_notes)
+    job = plan(source.values(), shard_rows=8)[0]
+    source["train"].wav(job.part.notes[0]).unlink()
+    made = make_shard(job, folder, short)
+    assert (made.rows, len(made.rejected), made.kept) == (7, 1, False)
+    again = make_shard(job, folder, short)
+    assert again.kept
+    assert (again.rows, again.rejected) == (made.rows, made.rejected)
+
+
+def test_a_shard_of_other_notes_or_settings_is_made_again(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    folder = Folder.open(tmp_path / "out")
+
+    def first_job() -> pictures.Job:
+        return plan(read_source(short_notes).values(), shard_rows=8)[0]
+
+    make_shard(first_job(), folder, short)
+    assert not make_shard(first_job(), folder, SpectrogramConfig(num_samples=2000, n_fft=128, hop=250)).kept
+    make_shard(first_job(), folder, short)
+    examples = short_notes / "nsynth-train" / "examples.json"
+    examples.write_text(examples.read_text().replace('"velocity": 100', '"velocity": 101'))
+    assert not make_shard(first_job(), folder, short).kept
+    first_job().part.wav(first_job().part.notes[0]).write_text("not the sound that it was")
+    assert make_shard(first_job(), folder, short).rows == 7
+
+
+def test_a_shard_without_rows_is_not_written(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path / "out")
+    job = plan(read_source(short_notes).values(), shard_rows=8)[0]
+    for note in job.part.notes:
+        job.part.wav(note).unlink()
+    assert make_shard(job, folder, short).rows == 0
+    assert not folder.list()

@@ -1,0 +1,233 @@
+"""The quantizer against METHOD in plain numpy, and its five operations against one another."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mars_dist.config import TokenizerConfig
+from mars_dist.quantizer import MultiScaleQuantizer, phi_index
+from mars_dist.scales import Size
+
+Array = NDArray[np.float64]
+
+SCHEDULES = {
+    "odd": (Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2), Size(5, 4)),
+    "squares": tuple(Size(side, side) for side in (1, 2, 3, 4)),
+    "one scale": (Size(1, 1),),
+}
+
+
+@pytest.fixture(params=SCHEDULES)
+def quantizer(request: pytest.FixtureRequest) -> MultiScaleQuantizer:
+    torch.manual_seed(0)
+    made = MultiScaleQuantizer(
+        TokenizerConfig(scales=SCHEDULES[request.param], codebook_size=32, code_width=6), commitment=0.3
+    )
+    made.codebook_VC.data.normal_()
+    return made
+
+
+def latents(quantizer: MultiScaleQuantizer, batch: int = 3) -> Tensor:
+    return torch.randn(batch, quantizer.code_width, *quantizer.schedule.latent_grid)
+
+
+# The same in numpy, one sample at a time.
+
+
+def area_matrix(length: int, to: int) -> Array:
+    """(to, length): means over the cells that each new cell touches."""
+    matrix = np.zeros((to, length))
+    for i in range(to):
+        start, end = i * length // to, -(-(i + 1) * length // to)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
+
+
+def bicubic_matrix(length: int, to: int) -> Array:
+    """(to, length): Keys' kernel with a = -0.75, pixel centres aligned, edges repeated."""
+
+    def kernel(x: float) -> float:
+        a, x = -0.75, abs(x)
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    matrix = np.zeros((to, length))
+    for i in range(to):
+        place = (i + 0.5) * length / to - 0.5
+        for j in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+            matrix[i, min(max(j, 0), length - 1)] += kernel(place - j)
+    return matrix
+
+
+def resample(x_Chw: Array, size: Size, matrix: object) -> Array:
+    if x_Chw.shape[1:] == size:
+        return x_Chw
+    rows, columns = (matrix(a, b) for a, b in zip(x_Chw.shape[1:], size, strict=True))  # type: ignore[operator]
+    return np.asarray(rows @ x_Chw @ columns.T)
+
+
+def convolve(x_Chw: Array, weight_DC33: Array, bias_D: Array) -> Array:
+    _, h, w = x_Chw.shape
+    padded = np.pad(x_Chw, ((0, 0), (1, 1), (1, 1)))
+    taps = [
+        np.einsum("dc,chw->dhw", weight_DC33[:, :, i, j], padded[:, i : i + h, j : j + w])
+        for i in range(3)
+        for j in range(3)
+    ]
+    return np.asarray(sum(taps) + bias_D[:, None, None])
+
+
+def plain(quantizer: MultiScaleQuantizer, f_Chw: Array) -> tuple[list[int], Array, float, list[Array]]:
+    """Codes, f_hat, loss, and the sums after each scale."""
+    sizes = quantizer.schedule.sizes
+    codebook_VC = quantizer.codebook_VC.detach().numpy().astype(float)
+    ticks = np.linspace(1 / 12, 11 / 12, 4)
+    rest, f_hat, loss = f_Chw, np.zeros_like(f_Chw), 0.0
+    codes: list[int] = []
+    sums = []
+    for k, size in enumerate(sizes):
+        z_Chw = resample(rest, size, area_matrix)
+        z_kC = z_Chw.reshape(len(z_Chw), -1).T
+        chosen = np.linalg.norm(z_kC[:, None] - codebook_VC[None], axis=-1).argmin(1)
+        detail = resample(codebook_VC[chosen].T.reshape(-1, *size), quantizer.schedule.latent_grid, bicubic_matrix)
+        phi = quantizer.phi[np.abs(ticks - k / max(len(sizes) - 1, 1)).argmin()]
+        weight, bias = (p.detach().numpy().astype(float) for p in (phi.weight, phi.bias))
+        r = detail / 2 + convolve(detail, weight, bias) / 2
+        f_hat, rest = f_hat + r, rest - r
+        loss += (1 + quantizer.commitment) * float(((f_hat - f_Chw) ** 2).mean())
+        codes += chosen.tolist()
+        sums.append(f_hat)
+    return codes, f_hat, loss / len(sizes), sums
+
+
+def test_the_loop_is_the_methods(quantizer: MultiScaleQuantizer) -> None:
+    quantizer = quantizer.double()
+    f_BChw = latents(quantizer)
+    quantized = quantizer(f_BChw)
+    expected = [plain(quantizer, f_Chw) for f_Chw in f_BChw.numpy().astype(float)]
+    assert quantized.codes_BL.tolist() == [codes for codes, *_ in expected]
+    f_hat_BChw = quantizer.decode(quantized.codes_BL)
+    np.testing.assert_allclose(f_hat_BChw.detach(), np.stack([f_hat for _, f_hat, *_ in expected]), atol=1e-12)
+    np.testing.assert_allclose(quantized.loss.item(), np.mean([loss for *_, loss, _ in expected]), rtol=1e-6)
+
+
+def test_the_next_inputs_are_the_methods(quantizer: MultiScaleQuantizer) -> None:
+    quantizer = quantizer.double()
+    f_BChw = latents(quantizer)
+    inputs_BLC = quantizer.next_inputs(quantizer.encode(f_BChw))
+    assert inputs_BLC.shape == (3, quantizer.schedule.num_tokens - 1, quantizer.code_width)
+    for f_Chw, inputs_LC in zip(f_BChw.numpy().astype(float), inputs_BLC, strict=True):
+        *_, sums = plain(quantizer, f_Chw)
+        smaller = [resample(s, size, area_matrix) for s, size in zip(sums, quantizer.schedule.sizes[1:], strict=False)]
+        expected = np.concatenate([np.zeros((0, quantizer.code_width)), *(z.reshape(len(z), -1).T for z in smaller)])
+        np.testing.assert_allclose(inputs_LC.detach(), expected, atol=1e-12)
+
+
+def test_training_encoding_and_decoding_agree(quantizer: MultiScaleQuantizer) -> None:
+    f_BChw = latents(quantizer)
+    quantized = quantizer(f_BChw)
+    assert torch.equal(quantizer.encode(f_BChw), quantized.codes_BL)
+    torch.testing.assert_close(quantizer.decode(quantized.codes_BL), quantized.f_hat_BChw, rtol=0, atol=1e-5)
+
+
+def test_codes_may_be_stored_small(quantizer: MultiScaleQuantizer) -> None:
+    codes_BL = quantizer.encode(latents(quantizer))
+    assert torch.equal(quantizer.decode(codes_BL.to(torch.uint8)), quantizer.decode(codes_BL))
+
+
+def test_gradients_pass_straight_through(quantizer: MultiScaleQuantizer) -> None:
+    f_BChw = latents(quantizer).requires_grad_()
+    weights_BChw = torch.randn_like(f_BChw)
+    (quantizer(f_BChw).f_hat_BChw * weights_BChw).sum().backward()
+    assert f_BChw.grad is not None
+    torch.testing.assert_close(f_BChw.grad, weights_BChw)
+    assert quantizer.codebook_VC.grad is None
+
+
+def sums_after_each_scale(quantizer: MultiScaleQuantizer, codes_BL: Tensor) -> list[Tensor]:
+    return [f_hat_BChw for _, f_hat_BChw in quantizer.walk(quantizer.follow(codes_BL), len(codes_BL))]
+
+
+def test_every_scale_pulls_the_latents(quantizer: MultiScaleQuantizer) -> None:
+    f_BChw = latents(quantizer).requires_grad_()
+    quantized = quantizer(f_BChw)
+    quantized.loss.backward()
+    sums = sums_after_each_scale(quantizer, quantized.codes_BL)
+    pulls = [2 * quantizer.commitment * (f_BChw - s) / f_BChw.numel() / len(sums) for s in sums]
+    assert all(pull.abs().min() > 0 for pull in pulls)
+    assert f_BChw.grad is not None
+    torch.testing.assert_close(f_BChw.grad, sum(pulls, torch.zeros(())))
+
+
+def test_every_scale_pulls_its_codes(quantizer: MultiScaleQuantizer) -> None:
+    f_BChw = latents(quantizer)
+    codes_BL = quantizer.encode(f_BChw)
+    for s, span in zip(sums_after_each_scale(quantizer, codes_BL), quantizer.schedule.spans, strict=True):
+        (gradient_VC,) = torch.autograd.grad((s - f_BChw).square().mean(), quantizer.codebook_VC, retain_graph=True)
+        used = codes_BL[:, : span.stop].unique()
+        assert gradient_VC[used].any(-1).all()
+        assert gradient_VC.any(-1).sum() == len(used)
+
+
+def test_the_loss_moves_codebook_and_convolutions(quantizer: MultiScaleQuantizer) -> None:
+    quantized = quantizer(latents(quantizer))
+    quantized.loss.backward()
+    assert quantizer.codebook_VC.grad is not None
+    assert quantizer.codebook_VC.grad.any(-1).sum() == len(quantized.codes_BL.unique())
+    num_scales = len(quantizer.schedule)
+    used = {phi_index(k, num_scales) for k in range(num_scales)}
+    assert used == {i for i, phi in enumerate(quantizer.phi) if phi.weight.grad is not None and phi.weight.grad.any()}
+
+
+def test_residuals_are_what_was_looked_up(quantizer: MultiScaleQuantizer) -> None:
+    quantized = quantizer(latents(quantizer).requires_grad_())
+    assert not quantized.residuals_BLC.requires_grad
+    distances_BLV = torch.cdist(quantized.residuals_BLC, quantizer.codebook_VC.detach())
+    assert torch.equal(distances_BLV.argmin(-1), quantized.codes_BL)
+
+
+def test_the_nearest_several_come_nearest_first(quantizer: MultiScaleQuantizer) -> None:
+    z_BkC = torch.randn(2, 3, quantizer.code_width)
+    order_BkV = torch.cdist(z_BkC, quantizer.codebook_VC.detach()).argsort(-1)
+    assert torch.equal(quantizer.nearest_several(z_BkC, 5), order_BkV[..., :5])
+    assert torch.equal(quantizer.nearest(z_BkC), order_BkV[..., 0])
+
+
+def test_a_coarse_code_changes_finer_inputs_only(quantizer: MultiScaleQuantizer) -> None:
+    codes_BL = quantizer.encode(latents(quantizer))
+    inputs_BLC = quantizer.next_inputs(codes_BL)
+    for this, following in pairwise(quantizer.schedule.spans):
+        other_BL = codes_BL.clone()
+        other_BL[:, this] = (other_BL[:, this] + 1) % 32
+        moved_BL = (quantizer.next_inputs(other_BL) != inputs_BLC).any(-1)
+        # Inputs start at scale 1, so they lie one token before their scale.
+        assert not moved_BL[:, : following.start - 1].any()
+        assert moved_BL[:, following.start - 1 : following.stop - 1].all()
+
+
+def test_it_runs_in_float32_without_a_process_group(quantizer: MultiScaleQuantizer) -> None:
+    assert not torch.distributed.is_initialized()
+    f_BChw = latents(quantizer).bfloat16()
+    quantized = quantizer(f_BChw)
+    assert quantized.f_hat_BChw.dtype == quantized.residuals_BLC.dtype == torch.float32
+    assert torch.equal(quantized.codes_BL, quantizer(f_BChw.float()).codes_BL)
+
+
+def test_a_new_codebook_is_dead() -> None:
+    assert not MultiScaleQuantizer(TokenizerConfig()).codebook_VC.any()
+
+
+@given(st.integers(1, 40))
+def test_all_convolutions_serve_in_order(num_scales: int) -> None:
+    served = [phi_index(k, num_scales) for k in range(num_scales)]
+    assert served == sorted(served)
+    assert served[0] == 0
+    assert num_scales == 1 or served[-1] == 3
+    assert num_scales < 4 or set(served) == {0, 1, 2, 3}

@@ -1,0 +1,119 @@
+"""Picture -> codes -> picture, on odd grids too."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mars_dist.config import SpectrogramConfig, TokenizerConfig
+from mars_dist.scales import Size
+from mars_dist.tokenizer import Tokenizer, resample_tokens
+
+TINY = TokenizerConfig(patch=Size(4, 2), codebook_size=32, code_width=6, width=16, depth=2, head_width=8)
+
+# The patch grid of the pictures of `short` is 4x2.
+SCHEDULES = {
+    "the patch grid": (Size(1, 1), Size(2, 2), Size(4, 2)),
+    "smaller": (Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2)),
+    "larger": (Size(1, 1), Size(3, 3), Size(5, 4)),
+    "smaller and larger": (Size(1, 1), Size(1, 1), Size(1, 3), Size(3, 3)),
+}
+
+
+def build(config: TokenizerConfig, spectrogram: SpectrogramConfig) -> Tokenizer:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(config, spectrogram)
+    tokenizer.quantizer.codebook_VC.data.normal_()
+    return tokenizer
+
+
+def pictures(spectrogram: SpectrogramConfig, batch: int = 3) -> Tensor:
+    return torch.rand(batch, *spectrogram.picture_shape) * 2 - 1
+
+
+@pytest.fixture(params=SCHEDULES)
+def tokenizer(request: pytest.FixtureRequest, short: SpectrogramConfig) -> Tokenizer:
+    return build(replace(TINY, scales=SCHEDULES[request.param]), short)
+
+
+def test_shapes(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    x_BCHW = pictures(short)
+    y_BCHW, f_BChw, quantized = tokenizer(x_BCHW)
+    schedule = tokenizer.config.schedule
+    assert y_BCHW.shape == x_BCHW.shape
+    assert f_BChw.shape == (3, 6, *schedule.latent_grid)
+    assert quantized.codes_BL.shape == (3, schedule.num_tokens)
+    assert quantized.residuals_BLC.shape == (3, schedule.num_tokens, 6)
+
+
+def test_codes_hold_all_that_the_reconstruction_needs(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    x_BCHW = pictures(short)
+    reconstruction = tokenizer(x_BCHW)
+    codes_BL = tokenizer.encode(x_BCHW)
+    assert torch.equal(codes_BL, reconstruction.quantized.codes_BL)
+    torch.testing.assert_close(tokenizer.decode(codes_BL), reconstruction.picture_BCHW, rtol=0, atol=1e-5)
+
+
+def test_codes_do_not_depend_on_the_batch(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    x_BCHW = pictures(short)
+    alone = [tokenizer.encode(x_BCHW[i : i + 1]) for i in range(3)]
+    assert torch.equal(torch.cat(alone), tokenizer.encode(x_BCHW))
+
+
+def test_bypass_goes_round_the_quantizer(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    x_BCHW = pictures(short)
+    bypassed = tokenizer(x_BCHW, bypass=True)
+    assert torch.equal(bypassed.picture_BCHW, tokenizer.picture(bypassed.latents_BChw))
+    assert not torch.allclose(bypassed.picture_BCHW, tokenizer(x_BCHW).picture_BCHW, atol=1e-4)
+
+
+def test_latents_are_normalised_over_their_channels(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    f_BChw = tokenizer.latents(pictures(short))
+    torch.testing.assert_close(f_BChw.mean(1), torch.zeros_like(f_BChw[:, 0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(f_BChw.var(1, correction=0), torch.ones_like(f_BChw[:, 0]), rtol=0, atol=0.02)
+
+
+def test_the_picture_pulls_every_weight_of_encoder_and_decoder(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    x_BCHW = pictures(short)
+    reconstruction = tokenizer(x_BCHW)
+    (F.mse_loss(reconstruction.picture_BCHW, x_BCHW) + reconstruction.quantized.loss).backward()
+    for part in (tokenizer.encoder, tokenizer.decoder):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_autocast_keeps_latents_and_pictures_in_float32(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+    x_BCHW = pictures(short)
+    with torch.autocast("cpu", torch.bfloat16):
+        y_BCHW, f_BChw, quantized = tokenizer(x_BCHW, bypass=True)
+    assert y_BCHW.dtype == f_BChw.dtype == quantized.residuals_BLC.dtype == torch.float32
+    torch.testing.assert_close(f_BChw, tokenizer.latents(x_BCHW), rtol=0, atol=0.2)
+
+
+def test_a_latent_and_a_query_start_from_their_own_place(short: SpectrogramConfig) -> None:
+    tokenizer = build(replace(TINY, scales=SCHEDULES["the patch grid"], depth=0), short)
+    x_BCHW = pictures(short, batch=1)
+    other_BCHW = x_BCHW.clone()
+    other_BCHW[..., 4:8, 2:4] += 1
+    moved_hw = (tokenizer.latents(x_BCHW) != tokenizer.latents(other_BCHW))[0].any(0)
+    assert moved_hw.nonzero().tolist() == [[1, 1]]
+    f_BChw = torch.randn(1, 6, 4, 2)
+    other_BChw = f_BChw.clone()
+    other_BChw[..., 2, 0] += 1
+    moved_HW = (tokenizer.picture(f_BChw) != tokenizer.picture(other_BChw))[0].any(0)
+    assert moved_HW[8:12, :2].all()
+    assert moved_HW.sum() == 4 * 2
+
+
+def test_tokens_are_resampled_in_place() -> None:
+    x_BSD = torch.randn(2, 8, 3)
+    assert resample_tokens(x_BSD, Size(4, 2), Size(4, 2)) is x_BSD
+    x_B42D = x_BSD.view(2, 4, 2, 3)
+    halved_BSD = resample_tokens(x_BSD, Size(4, 2), Size(2, 2)).view(2, 2, 2, 3)
+    torch.testing.assert_close(halved_BSD[:, 0, 1], x_B42D[:, :2, 1].mean(1))
+    tripled_BSD = resample_tokens(x_BSD, Size(4, 2), Size(12, 6)).view(2, 12, 6, 3)
+    torch.testing.assert_close(tripled_BSD[:, 1::3, 1::3], x_B42D)
+    both_BSD = resample_tokens(x_BSD, Size(4, 2), Size(2, 6)).view(2, 2, 6, 3)
+    torch.testing.assert_close(both_BSD[:, :, 1::3], halved_BSD)
