@@ -24,7 +24,7 @@ bench: .venv  ## the benchmarks' tables
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 golden: .venv  ## remakes the golden losses; read their diff
-	$(BIN)/python tests/golden/remake.py
+	REMAKE_GOLDEN=1 $(BIN)/pytest tests/training -k golden
 
 lock: .venv  ## newest versions that fit pyproject.toml, for Python 3.11 and later
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -75,11 +75,11 @@ class Autoregressor(nn.Module):
 
     def condition(self, conditions: Conditions) -> Tensor:
         """The sum of the conditions' embeddings, through an MLP: (B, D)."""
-        total_BD = sum(
-            table(torch.where(conditions[name] < 0, table.num_embeddings - 1, conditions[name]))
-            for name, table in self.conditions.items()
-        )
-        return self.condition_mlp(total_BD)
+        embedded = [
+            self.conditions[name](torch.where(conditions[name] < 0, null, conditions[name]))
+            for name, null in self.cardinalities.items()
+        ]
+        return self.condition_mlp(torch.stack(embedded).sum(0))
 
     def logits(self, x_BLD: Tensor, condition_BD: Tensor) -> Tensor:
         scale_B1D, shift_B1D = self.head_modulation(condition_BD)[:, None].chunk(2, dim=-1)

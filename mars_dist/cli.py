@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import tyro
 from tyro.conf import Positional
@@ -279,7 +279,7 @@ def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None 
         )
 
     with registry:
-        return tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default)
+        return cast(T, tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default))
 
 
 def preset_first(arguments: Sequence[str], command: str) -> tuple["Preset", Sequence[str]]:

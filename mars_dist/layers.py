@@ -90,12 +90,12 @@ class Block(nn.Module):
 
 def shrink(x_BChw: Tensor, size: Size) -> Tensor:
     """Area resampling to a smaller grid; the identity at the same size."""
-    return x_BChw if x_BChw.shape[-2:] == size else F.interpolate(x_BChw, size=tuple(size), mode="area")
+    return x_BChw if tuple(x_BChw.shape[-2:]) == size else F.interpolate(x_BChw, size=tuple(size), mode="area")
 
 
 def grow(x_BChw: Tensor, size: Size) -> Tensor:
     """Bicubic resampling to a larger grid; the identity at the same size."""
-    return x_BChw if x_BChw.shape[-2:] == size else F.interpolate(x_BChw, size=tuple(size), mode="bicubic")
+    return x_BChw if tuple(x_BChw.shape[-2:]) == size else F.interpolate(x_BChw, size=tuple(size), mode="bicubic")
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -97,7 +97,7 @@ class Mars:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "Mars":
-        """Read an autoregressor's folder: JSON and safetensors only. Raises ValueError where it does not fit together."""
+        """Read an autoregressor's folder: JSON and safetensors only. Raises ValueError where it does not fit."""
         folder = Path(folder)
         config = read_config(folder, "autoregressor")
         tokenizer, tokenizer_run = load_tokenizer(folder / TOKENIZER)

@@ -53,7 +53,7 @@ def write_page(path: Path, folder: Path, evaluations: Sequence[Evaluation], samp
 
 
 def ladders(evaluation: Evaluation, sample_rate: int) -> list[report.Ladder]:
-    """For each shown note the original, Griffin-Lim of its picture, its reconstruction, and a sample asked for alike."""
+    """For each shown note the original, its Griffin-Lim, its reconstruction, and a sample asked for alike."""
     made = []
     for i, versions in enumerate(evaluation.shown):
         note = {name: values[i].item() for name, values in evaluation.rows.items()}

@@ -14,7 +14,7 @@ from mars_dist.config import (
     TrainConfig,
 )
 from mars_dist.scales import Size
-from mars_dist.serialize import from_plain, read_json, read_toml
+from mars_dist.serialize import from_plain, read_toml
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,3 @@ def load(name: str) -> Preset:
     settings = read_toml(Path(name))
     base = load(settings.pop("preset", "tiny"))
     return from_plain(Preset, settings, base)
-
-
-def load_run(folder: Path, kind: type[TokenizerRunConfig] | type[AutoregressorRunConfig]) -> object:
-    """The settings that a run's folder was trained with."""
-    return from_plain(kind, read_json(folder / "config.json")["run"])  # type: ignore[type-var]

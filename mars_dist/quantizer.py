@@ -37,9 +37,10 @@ class MultiScaleQuantizer(nn.Module):
         self.commitment = commitment
         # All codes are dead at first: training draws them from encoder outputs.
         self.codebook_VC = nn.Parameter(torch.zeros(config.codebook_size, config.code_width))
-        self.phi = nn.ModuleList(
-            nn.Conv2d(config.code_width, config.code_width, kernel_size=3, padding=1) for _ in range(NUM_PHI)
-        )
+        tick_of_scale = [nearest_tick(k, len(self.schedule)) for k in range(len(self.schedule))]
+        ticks = sorted(set(tick_of_scale))
+        self.phi_of_scale = [ticks.index(tick) for tick in tick_of_scale]
+        self.phi = nn.ModuleList(nn.Conv2d(config.code_width, config.code_width, 3, padding=1) for _ in ticks)
 
     def forward(self, f_BChw: Tensor) -> Quantized:
         """Quantise for training: straight-through output, codebook and commitment loss on the running sum."""
@@ -63,7 +64,7 @@ class MultiScaleQuantizer(nn.Module):
         )
 
     def walk(self, choose: Callable[[int, Tensor], Tensor], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loop. At each scale k, `choose(k, f_hat so far)` gives the codes (B, k); yields them and the new f_hat."""
+        """The loop: at each scale k, `choose(k, f_hat so far)` gives the codes (B, k); yields both, f_hat renewed."""
         f_hat_BChw = self.codebook_VC.new_zeros(batch, self.codebook_VC.shape[1], *self.schedule.latent_grid)
         for k in range(len(self.schedule)):
             codes_Bk = choose(k, f_hat_BChw)
@@ -91,7 +92,7 @@ class MultiScaleQuantizer(nn.Module):
         """One step of sampling: f_hat with the detail that the codes of scale k stand for."""
         detail_BCk = F.embedding(codes_Bk, self.codebook_VC).transpose(1, 2)
         detail_BChw = grow(detail_BCk.unflatten(-1, self.schedule.sizes[k]), self.schedule.latent_grid)
-        phi = self.phi[phi_index(k, len(self.schedule))]
+        phi = self.phi[self.phi_of_scale[k]]
         return f_hat_BChw + 0.5 * detail_BChw + 0.5 * phi(detail_BChw)
 
     def next_input(self, k: int, f_hat_BChw: Tensor) -> Tensor:
@@ -124,8 +125,8 @@ class MultiScaleQuantizer(nn.Module):
         return self.codebook_VC.shape[1]
 
 
-def phi_index(k: int, num_scales: int) -> int:
-    """Which of the four convolutions serves scale k: the tick from 1/12 to 11/12 nearest to k / (K - 1)."""
+def nearest_tick(k: int, num_scales: int) -> int:
+    """Which of four convolutions serves scale k: that of the tick from 1/12 to 11/12 nearest to k / (K - 1)."""
     place = k / (num_scales - 1) if num_scales > 1 else 0.0
     ticks = [1 / 12 + i * (10 / 12) / (NUM_PHI - 1) for i in range(NUM_PHI)]
     return min(range(NUM_PHI), key=lambda i: abs(place - ticks[i]))

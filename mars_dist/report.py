@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,33 @@ from mars_dist.metrics.summary import Estimate
 
 LINES = {
     "original": ("Original", "The note from the data set, untouched."),
-    "real": ("Real", "Notes from the data set, measured against other notes of the same set: what is as good as real."),
+    "real": ("Real", "The notes from the data set themselves: what a measure says of the real thing."),
     "griffin_lim": (
         "Griffin-Lim",
         "The original's own picture turned back into sound. A picture holds no phase, so the phase is estimated; "
-        "nothing that makes pictures can sound better than this.",
+        "this is the ceiling for every picture that is turned into sound in this way.",
     ),
     "reconstruction": (
         "Reconstruction",
-        "The note squeezed by the tokenizer into a few hundred codes and unpacked again: the best that any sample "
-        "made of these codes can be.",
+        "The note squeezed by the tokenizer into a few hundred codes and unpacked again: about the "
+        "best that a sample made of such codes can be.",
     ),
     "sample": ("Sample", "A new note that the model made up, given only the pitch and the kind of instrument."),
     "nearest_training_note": (
         "Nearest training note",
-        "The training note most like the sample: if the two are alike, the model remembers rather than invents.",
+        "The training note most like each sample, turned into sound as the sample is: "
+        "what a model would score that only remembers its training.",
     ),
 }
 """Name of a line -> its heading and what it is, in plain words."""
+
+STYLE = Path(__file__).with_name("report.css").read_text()
+# One player at a time.
+SCRIPT = """
+document.addEventListener("play", event => {
+  for (const audio of document.querySelectorAll("audio")) if (audio !== event.target) audio.pause();
+}, true);
+"""
 
 PICTURE_WIDTH, PICTURE_HEIGHT = 256, 160
 COLOURS = 64
@@ -98,7 +108,7 @@ class ScaleUse:
 
     scale: str
     usage: float
-    """Share of the codebook's codes that occur, in [0, 1]."""
+    """Codes that occur, as a share of those that could (of the book, or of the codes counted), in [0, 1]."""
     perplexity: float
     """exp of the entropy of the codes: as if so many were used equally often."""
 
@@ -191,8 +201,8 @@ def _explain_lines(report: Report, used: Iterable[str]) -> str:
 def _listen(report: Report) -> str:
     rungs = [rung for ladder in report.ladders for rung in ladder.rungs]
     return (
-        "<p>Each row is one note. From left to right it passes through one more step of the system, "
-        "so where it stops sounding right is where to look.</p>"
+        "<p>Each row is one note. From left to right one more part of the system has had its hands on it; "
+        "the last is new, made to the same order. Where it stops sounding right is where to look.</p>"
         + _explain_lines(report, (rung.line for rung in rungs))
         + _legend(rungs[0], report.sample_rate)
         + "".join(_ladder(report, ladder) for ladder in report.ladders)
@@ -225,11 +235,10 @@ def _rung(report: Report, ladder: Ladder, rung: Rung) -> str:
 def _legend(rung: Rung, sample_rate: int) -> str:
     """How to read a picture: the first one again, with its axes."""
     width, height, left, top = 300, 180, 44, 8
-    nyquist = sample_rate / 2
     y_ticks = "".join(
-        f'<text x="{left - 6}" y="{top + height * (1 - _mel(1000 * khz) / _mel(nyquist)) + 4:.1f}" class="y">{khz:g}</text>'
+        f'<text x="{left - 6}" y="{top + height * (1 - share) + 4:.1f}" class="y">{khz:g}</text>'
         for khz in KHZ_TICKS
-        if 1000 * khz <= nyquist
+        if (share := _mel(1000 * khz) / _mel(sample_rate / 2)) <= 1
     )
     seconds = len(rung.wave_T) / sample_rate
     x_ticks = "".join(
@@ -239,7 +248,8 @@ def _legend(rung: Rung, sample_rate: int) -> str:
     )
     return f"""<figure class="legend">
 <svg viewBox="0 0 {left + width + 12} {top + height + 40}" role="img" aria-label="A spectrogram with its axes">
-<image href="{_png(rung.picture_FN, sample_rate)}" x="{left}" y="{top}" width="{width}" height="{height}" preserveAspectRatio="none"/>
+<image href="{_png(rung.picture_FN, sample_rate)}" x="{left}" y="{top}" width="{width}" height="{height}"
+ preserveAspectRatio="none"/>
 {y_ticks}{x_ticks}
 <text x="{left + width / 2}" y="{top + height + 36}" class="x">time, seconds</text>
 <text transform="translate(11 {top + height / 2}) rotate(-90)" class="x">frequency, kHz</text>
@@ -265,7 +275,7 @@ def _png(picture_FN: NDArray[np.floating], sample_rate: int) -> str:
     # A row shows the loudest bin that it spans, so that no harmonic falls between two rows.
     rows = [
         picture_FN[min(int(low), num_bins - 1) : max(int(low) + 1, math.ceil(high))].max(0)
-        for high, low in zip(edges, edges[1:], strict=False)
+        for high, low in pairwise(edges)
     ]
     columns = np.linspace(0, num_frames - 1, PICTURE_WIDTH).round().astype(int)
     level = (np.clip(np.stack(rows)[:, columns], -1, 1) + 1) / 2
@@ -290,6 +300,7 @@ def _data_uri(media_type: str, save: Any) -> str:
 
 def _measures(report: Report) -> str:
     used = list(dict.fromkeys(line for row in report.table for line in row.cells))
+    heard = {rung.line for ladder in report.ladders for rung in ladder.rungs}
     heads = "".join(f'<th scope="col">{_heading(report, line)}</th>' for line in used)
     body = "".join(
         f'<tr><th scope="row">{escape(row.metric)}<small>{escape(row.unit)}</small></th>'
@@ -304,7 +315,7 @@ def _measures(report: Report) -> str:
         "<p>Every line is measured in the same way, so that a number can be read against its neighbours: "
         "a sample need not beat what the reconstruction or Griffin-Lim itself does not reach. Under each value stand "
         "its 95&#8239;% bootstrap interval and the number of notes it rests on.</p>"
-        f"{_explain_lines(report, used)}"
+        f"{_explain_lines(report, (line for line in used if line not in heard))}"
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="measures"><table><thead><tr>'
         f'<th scope="col">Measure</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
         f'<h3>How each is computed</h3><dl class="formulas">{formulas}</dl>'
@@ -313,7 +324,7 @@ def _measures(report: Report) -> str:
 
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
-        return '<td><span aria-label="not measured">–</span></td>'
+        return '<td><span aria-label="not measured">&ndash;</span></td>'
     low, high = estimate.interval
     digits = _digits(max(abs(low), abs(high), abs(estimate.value)))
     return (
@@ -330,14 +341,16 @@ def _digits(largest: float) -> int:
 def _codebook(report: Report) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(use.scale)}</th>'
-        f'<td><meter min="0" max="1" value="{use.usage:.4f}" aria-hidden="true"></meter> {100 * use.usage:.1f}&#8239;%</td>'
+        f'<td><meter min="0" max="1" value="{use.usage:.4f}" aria-hidden="true"></meter>'
+        f" {100 * use.usage:.1f}&#8239;%</td>"
         f"<td>{use.perplexity:.1f}</td></tr>"
         for use in report.codebook
     )
     return (
-        f"<p>A note is written as codes out of a book of {report.codebook_size}, on grids from coarse to fine. Usage is the "
-        "share of the book that occurs at a scale; perplexity says as how many equally frequent codes that counts. "
-        "A scale that uses a handful of codes has collapsed.</p>"
+        f"<p>A note is written as codes out of a book of {report.codebook_size}, on grids from coarse to fine. "
+        "Codes in use are a share of all that could occur: of the book, or of the codes counted where these are fewer. "
+        "Perplexity says as how many equally frequent codes that counts. A scale that uses a handful of codes has "
+        "collapsed.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="codebook"><table class="narrow"><thead><tr>'
         '<th scope="col">Scale</th><th scope="col">Codes in use</th><th scope="col">Perplexity</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
@@ -350,6 +363,8 @@ def _curve(curve: Curve) -> str:
     steps = np.concatenate([np.asarray(x, dtype=float) for x, _ in curve.series.values()])
     values = np.concatenate([np.asarray(y, dtype=float) for _, y in curve.series.values()])
     values = values[np.isfinite(values)]
+    if not values.size:
+        return ""
     logarithmic = values.min() > 0 and values.max() > 20 * values.min()
     scale = np.log10 if logarithmic else np.asarray
     y_low, y_high = scale(values.min()), scale(values.max())
@@ -386,92 +401,3 @@ def _curve(curve: Curve) -> str:
         f"{', logarithmic upwards' if logarithmic else ''}</text></svg>"
         f'<figcaption><ul class="series">{legend}</ul></figcaption></figure>\n'
     )
-
-
-STYLE = """
-:root {
-  --paper: #fdfcfa; --ink: #22201d; --soft: #6a655d; --rule: #e2ddd4; --card: #f5f2ec; --accent: #8a3ffc;
-  --notice: #fff4d6; --notice-ink: #5c4300;
-  --series-0: #7b2fbf; --series-1: #c2410c; --series-2: #0f766e; --series-3: #1d4ed8; --series-4: #a16207;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #16151a; --ink: #e9e6e1; --soft: #a39e96; --rule: #34323a; --card: #1f1d24; --accent: #c4a1ff;
-    --notice: #3a2f10; --notice-ink: #ffe3a0;
-    --series-0: #c4a1ff; --series-1: #fb9a6a; --series-2: #5fd0c0; --series-3: #8fb4ff; --series-4: #e6c35c;
-  }
-}
-* { box-sizing: border-box }
-body {
-  margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 72rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
-}
-h1, h2 { font-family: Charter, "Bitstream Charter", "Iowan Old Style", Georgia, serif; font-weight: 600; line-height: 1.2 }
-h1 { font-size: 2.1rem; margin: 0 0 .75rem; letter-spacing: -.01em }
-h2 { font-size: 1.5rem; margin: 3.5rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--rule) }
-h3 { font-size: 1.05rem; margin: 0 }
-p, dl { max-width: 44rem; margin: .6rem 0 }
-small, .caption, .labels, .legend figcaption { color: var(--soft); font-size: .82rem }
-figure, ul, dd { margin: 0; padding: 0 }
-.notice { background: var(--notice); color: var(--notice-ink); padding: .6rem .9rem; border-radius: .4rem; max-width: 44rem }
-.lines > div, .formulas > div { display: grid; grid-template-columns: 11rem 1fr; gap: .25rem 1rem; padding: .3rem 0 }
-dt, .line { font-weight: 600 }
-dd { color: var(--soft) }
-.legend { display: grid; grid-template-columns: minmax(16rem, 24rem) 1fr; gap: 1.5rem; align-items: center; margin: 1.5rem 0 }
-.legend figcaption { max-width: 30rem; font-size: .9rem }
-.ladder { background: var(--card); border-radius: .6rem; padding: 1rem; margin: 1rem 0 }
-.labels { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .1rem 0 .8rem }
-.labels b { color: var(--ink); font-weight: 500 }
-.rungs { display: grid; grid-template-columns: repeat(auto-fit, minmax(13.5rem, 1fr)); gap: 1rem }
-.rungs figure { display: flex; flex-direction: column; max-width: 22rem }
-.rungs figcaption { display: flex; justify-content: space-between; align-items: baseline; gap: .5rem; margin-bottom: .3rem }
-.rungs .line { font-size: .9rem }
-.caption { text-align: right }
-img { display: block; width: 100%; height: auto; aspect-ratio: 256 / 160; border-radius: .3rem .3rem 0 0 }
-audio { width: 100%; height: 2.5rem; margin-top: .3rem }
-.scroll { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-table.narrow { width: auto; min-width: 24rem }
-th, td { text-align: right; padding: .5rem .8rem; border-bottom: 1px solid var(--rule); vertical-align: top; white-space: nowrap }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); white-space: normal; min-width: 8rem }
-thead th { font-size: .85rem; vertical-align: bottom; border-bottom-color: var(--soft) }
-tbody th { font-weight: 500 }
-td small, th small { display: block; font-weight: 400 }
-.formulas dd { overflow-wrap: anywhere }
-.formulas dt { font-weight: 500 }
-#training ~ .curve { display: inline-block; width: min(100%, 33rem); margin: 0 1rem 1.5rem 0; vertical-align: top }
-svg { display: block; width: 100%; height: auto; font-size: 13px }
-svg text { fill: var(--soft) }
-svg .x { text-anchor: middle }
-svg .y { text-anchor: end }
-.legend svg text[transform] { text-anchor: middle }
-svg line { stroke: var(--rule) }
-polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round }
-.series { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; font-size: .85rem; padding-left: 3.6rem }
-.series li::before { content: ""; display: inline-block; width: 1.1em; border-top: .2em solid var(--c); margin: 0 .4em .25em 0 }
-.series b { font-weight: 500; color: var(--soft) }
-.series-0 { --c: var(--series-0) } .series-1 { --c: var(--series-1) } .series-2 { --c: var(--series-2) }
-.series-3 { --c: var(--series-3) } .series-4 { --c: var(--series-4) }
-polyline { stroke: var(--c) }
-meter { width: 7rem; vertical-align: middle; margin-right: .4rem }
-details { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--rule) }
-summary { cursor: pointer; font-weight: 600 }
-pre { overflow-x: auto; background: var(--card); padding: 1rem; border-radius: .4rem; font-size: .82rem; line-height: 1.45 }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
-@media (max-width: 40rem) {
-  body { padding-top: 1.5rem }
-  h1 { font-size: 1.7rem }
-  .legend { grid-template-columns: 1fr; gap: .5rem }
-  .lines > div, .formulas > div { grid-template-columns: 1fr; gap: 0 }
-  .ladder { margin-inline: -.5rem; padding: .8rem }
-  .rungs { display: flex; overflow-x: auto; scroll-snap-type: x proximity; padding-bottom: .3rem }
-  .rungs figure { flex: 0 0 15rem; scroll-snap-align: start }
-}
-"""
-
-# One player at a time.
-SCRIPT = """
-document.addEventListener("play", event => {
-  for (const audio of document.querySelectorAll("audio")) if (audio !== event.target) audio.pause();
-}, true);
-"""

@@ -43,7 +43,8 @@ def sample_codes(
 ) -> Tensor:
     """Codes (B, L). The noise of a sample depends on (config.seed, its id) alone, not on its batch."""
     batch, num_scales = len(ids), len(model.schedule)
-    generators = [torch.Generator().manual_seed((config.seed << 32) + i) for i in ids]
+    # torch's CPU generator reads the lower 32 bits of a seed alone.
+    generators = [torch.Generator().manual_seed((config.seed * 1_000_003 + i) % 2**32) for i in ids]
     guided = config.guidance > 0
     if guided:
         nothing = model.no_conditions(batch)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mars_dist import pictures
 from mars_dist.audio import write_wav
 from mars_dist.config import SpectrogramConfig
-from mars_dist.nsynth import FAMILIES, QUALITIES, Note
+from mars_dist.dataset import DatasetInfo, Folder, Shard
+from mars_dist.nsynth import FAMILIES, QUALITIES, Note, read_source
 from mars_dist.scales import Size
 
 # A machine that is busy is no failure.
@@ -28,7 +30,22 @@ def short() -> SpectrogramConfig:
 @pytest.fixture
 def short_notes(tmp_path: Path) -> Path:
     """A source of 19 notes, an eighth of a second each: 12 train, 4 valid, 3 test."""
-    source = tmp_path / "notes"
+    return write_short_notes(tmp_path / "notes")
+
+
+@pytest.fixture(scope="session")
+def short_pictures(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same notes as a data set of pictures, made without Ray. Read only."""
+    source = write_short_notes(tmp_path_factory.mktemp("short") / "notes")
+    folder = Folder.open(source.parent / "pictures")
+    jobs = pictures.plan(read_source(source).values(), shard_rows=8)
+    made = [pictures.make_shard(job, folder, SHORT) for job in jobs]
+    shards = tuple(Shard(one.shard, one.split, one.rows) for one in made)
+    DatasetInfo("pictures", SHORT, pictures.arrays(SHORT), shards, source="short notes").save(folder)
+    return folder.name
+
+
+def write_short_notes(source: Path) -> Path:
     pitch = 48
     for split, num_notes in {"train": 12, "valid": 4, "test": 3}.items():
         folder = source / f"nsynth-{split}"

@@ -16,8 +16,9 @@ from mars_dist.scales import Size
 
 Array = NDArray[np.float64]
 
+# None has a place half-way between two ticks, where rounding would choose the convolution.
 SCHEDULES = {
-    "odd": (Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2), Size(5, 4)),
+    "odd": (Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2), Size(4, 2), Size(5, 4)),
     "squares": tuple(Size(side, side) for side in (1, 2, 3, 4)),
     "one scale": (Size(1, 1),),
 }

@@ -84,12 +84,15 @@ def test_the_picture_pulls_every_weight_of_encoder_and_decoder(tokenizer: Tokeni
             assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_autocast_keeps_latents_and_pictures_in_float32(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
+def test_latents_and_pictures_are_float32_where_weights_are_not(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
     x_BCHW = pictures(short)
-    with torch.autocast("cpu", torch.bfloat16):
-        y_BCHW, f_BChw, quantized = tokenizer(x_BCHW, bypass=True)
-    assert y_BCHW.dtype == f_BChw.dtype == quantized.residuals_BLC.dtype == torch.float32
-    torch.testing.assert_close(f_BChw, tokenizer.latents(x_BCHW), rtol=0, atol=0.2)
+    f_BChw = tokenizer.encoder(x_BCHW)
+    y_BCHW = tokenizer.decoder(f_BChw)
+    low_f_BChw = tokenizer.encoder.bfloat16()(x_BCHW.bfloat16())
+    low_y_BCHW = tokenizer.decoder.bfloat16()(f_BChw.bfloat16())
+    assert low_f_BChw.dtype == low_y_BCHW.dtype == torch.float32
+    torch.testing.assert_close(low_f_BChw, f_BChw, rtol=0, atol=0.2)
+    torch.testing.assert_close(low_y_BCHW, y_BCHW, rtol=0, atol=0.02)
 
 
 def test_a_latent_and_a_query_start_from_their_own_place(short: SpectrogramConfig) -> None:
@@ -104,6 +107,18 @@ def test_a_latent_and_a_query_start_from_their_own_place(short: SpectrogramConfi
     other_BChw[..., 2, 0] += 1
     moved_HW = (tokenizer.picture(f_BChw) != tokenizer.picture(other_BChw))[0].any(0)
     assert moved_HW[8:12, :2].all()
+    assert moved_HW.sum() == 4 * 2
+
+
+def test_every_place_has_its_own_token(short: SpectrogramConfig) -> None:
+    tokenizer = build(replace(TINY, scales=SCHEDULES["smaller"], depth=0), short).requires_grad_(False)
+    x_BCHW, f_BChw = pictures(short, batch=1), torch.randn(1, 6, 3, 2)
+    before_BChw, before_BCHW = tokenizer.latents(x_BCHW), tokenizer.picture(f_BChw)
+    tokenizer.encoder.latent_tokens_SD[3] += 0.5 * torch.randn(16)
+    tokenizer.decoder.query_tokens_PD[5] += 0.5 * torch.randn(16)
+    assert (tokenizer.latents(x_BCHW) != before_BChw)[0].any(0).nonzero().tolist() == [[1, 1]]
+    moved_HW = (tokenizer.picture(f_BChw) != before_BCHW)[0].any(0)
+    assert moved_HW[8:12, 2:].all()
     assert moved_HW.sum() == 4 * 2
 
 

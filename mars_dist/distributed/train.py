@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +10,23 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer, get_device
 
+from mars_dist.distributed.console import console, writer
 from mars_dist.distributed.runtime import connect
+from mars_dist.progress import Say
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import CHECKPOINTS, KEEP
 
-CONSOLE = "mars_console"
 MAX_FAILURES = 3
 """How often lost workers are started again, from the newest checkpoint."""
 WORKER_ENVIRONMENT = {
@@ -28,7 +36,7 @@ WORKER_ENVIRONMENT = {
 }
 
 
-def fit(plan: Plan, workers: int | None, say: Callable[[str], None]) -> None:
+def fit(plan: Plan, workers: int | None, say: Say) -> None:
     """Train on Ray, one worker a GPU, or else a CPU process. Goes on from the newest checkpoint in the plan's folder.
 
     Raises ValueError where the plan does not fit the data or the cluster, RuntimeError where training failed.
@@ -42,7 +50,7 @@ def fit(plan: Plan, workers: int | None, say: Callable[[str], None]) -> None:
         train_worker,
         train_loop_config=plan.to_plain(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  (Ray shows the checker the former RunConfig)
             name=CHECKPOINTS,
             storage_path=str(plan.folder),
             checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
@@ -53,7 +61,7 @@ def fit(plan: Plan, workers: int | None, say: Callable[[str], None]) -> None:
     with console(say):
         try:
             trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except TrainingFailedError as error:
             raise RuntimeError(f"training in {plan.folder} failed: {first_cause(error)}") from error
 
 
@@ -82,11 +90,11 @@ class RayRun:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
         self.folder = folder
-        self.console = ray.get_actor(CONSOLE)
+        self.write = writer()
 
     def say(self, line: str) -> None:
         if self.rank == 0:
-            self.console.put.remote(line)
+            self.write(line)
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Every worker's shards go into one folder of the storage, in the background."""
@@ -107,43 +115,6 @@ class RayRun:
         else:
             with checkpoint.as_directory() as folder:
                 yield Path(folder)
-
-
-class Console:
-    """Lines on their way from rank 0, wherever it runs, to the user's terminal."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def put(self, line: str) -> None:
-        self.lines.append(line)
-
-    def take(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
-
-
-@contextmanager
-def console(say: Callable[[str], None]) -> Iterator[None]:
-    """Show what rank 0 says for as long as the block lasts."""
-    actor = ray.remote(num_cpus=0)(Console).options(name=CONSOLE).remote()
-    finished = threading.Event()
-
-    def follow() -> None:
-        while not finished.wait(0.5):
-            for line in ray.get(actor.take.remote()):
-                say(line)
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        follower.join()
-        for line in ray.get(actor.take.remote()):
-            say(line)
-        ray.kill(actor)
 
 
 def first_cause(error: Exception) -> str:

@@ -12,7 +12,7 @@ NO_PITCH = -1
 LOWEST, HIGHEST = 23, 101  # MIDI: the lags that are searched
 SUSTAIN = (0.1, 2.5)  # seconds: after the attack, before the release
 FRAME, HOP = 0.256, 0.2  # seconds
-THRESHOLD = 0.93  # of the highest key maximum: the first that reaches it is the period
+THRESHOLD = 0.85  # of the highest key maximum: the first that reaches it is the period
 LEAST_CLARITY = 0.3  # below it the frames are noise
 SILENCE = 1e-5  # root mean square of the frames
 

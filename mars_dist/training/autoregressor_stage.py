@@ -4,7 +4,7 @@ Suffixes: B batch, L tokens over all scales, k the tokens of one scale, C code w
 N blocks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ class AutoregressorStage:
         latents_BChw = torch.from_numpy(columns["latents"].astype(np.float32))
         return {"codes": codes_BL, "latents": latents_BChw} | self.vocabulary.of_rows(columns)
 
-    def stream(self, first_step: int) -> Iterator[Timed]:
+    def stream(self, first_step: int) -> Generator[Timed, None, None]:
         return self.batches.stream(first_step, self.run.rank, self.run.world_size)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:

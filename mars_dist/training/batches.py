@@ -4,7 +4,7 @@ Rows are shuffled across shards without holding the data set in memory: row grou
 windows of about `window_rows` rows, and rows are shuffled within a window.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
@@ -76,7 +76,7 @@ class Batches:
         rows = np.linspace(0, self.starts[-1] - 1, wanted).round().astype(np.int64)
         return self.read(np.array_split(rows, world_size)[rank])
 
-    def stream(self, first_step: int, rank: int, world_size: int) -> Iterator[Timed]:
+    def stream(self, first_step: int, rank: int, world_size: int) -> Generator[Timed, None, None]:
         """The worker's batches from a step on, read ahead in a thread."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             steps = count(first_step)
@@ -94,7 +94,7 @@ class Batches:
         rng = np.random.default_rng([self.seed, epoch])
         groups = rng.permutation(len(self.rows.groups))
         windows = [groups[i : i + self.window_groups] for i in range(0, len(groups), self.window_groups)]
-        rows_of = lambda group: np.arange(self.starts[group], self.starts[group + 1])  # noqa: E731
+        rows_of = lambda group: np.arange(int(self.starts[group]), int(self.starts[group + 1]))  # noqa: E731
         return np.concatenate([rng.permutation(np.concatenate([rows_of(g) for g in window])) for window in windows])
 
 

@@ -32,7 +32,7 @@ class Position:
     """The validation figures of the best weights so far."""
 
 
-def save(folder: Path, model: nn.Module, optimizer: Optimizer, average: MovingAverage, position: Position) -> None:
+def save(model: nn.Module, optimizer: Optimizer, average: MovingAverage, position: Position, folder: Path) -> None:
     """Every worker writes its shards into the folder, which may be one for all or one for each."""
     dcp.save(state(model, optimizer, average), checkpoint_id=folder)
     if dist.get_rank() == 0:

@@ -1,7 +1,8 @@
 """What a run leaves for its user: a dense line, a JSON line, TensorBoard events."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -18,17 +19,25 @@ class Journal:
     def __init__(self, folder: Path, name: str, steps: int, first_step: int, say: Callable[[str], None] | None) -> None:
         self.folder, self.name, self.steps, self.say = folder, name, steps, say
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if say else None
-        self.since, self.since_step = perf_counter(), first_step
+        self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
 
-    def train(self, step: int, scalars: dict[str, float], samples: int, waited: float) -> None:
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Time a step of training; what lies between two steps does not count."""
+        start = perf_counter()
+        yield
+        self.seconds += perf_counter() - start
+        self.num_steps += 1
+
+    def train(self, step: int, scalars: dict[str, float], batch_size: int) -> None:
         """A line of training: losses, step time, samples/s, share of time waiting for data, time left."""
-        seconds = (perf_counter() - self.since) / max(step - self.since_step, 1)
+        seconds = self.seconds / self.num_steps
         speed = {
             "step_seconds": seconds,
-            "samples_per_second": samples / seconds,
-            "data_wait": waited / (seconds * max(step - self.since_step, 1)),
+            "samples_per_second": batch_size / seconds,
+            "data_wait": self.waited / self.seconds,
         }
-        self.since, self.since_step = perf_counter(), step
+        self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
         self.keep("train", step, scalars | speed)
         if self.say:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items() if "/" not in name)
@@ -40,7 +49,7 @@ class Journal:
             )
 
     def validation(self, step: int, scalars: dict[str, float]) -> None:
-        """A line of validation. The clock of training goes on from here."""
+        """A line of validation."""
         self.keep("valid", step, scalars)
         if self.say:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items() if "/" not in name)
@@ -62,10 +71,6 @@ class Journal:
     def sound(self, name: str, step: int, wave_T: NDArray[np.float32], sample_rate: int) -> None:
         if self.writer:
             self.writer.add_audio(name, np.clip(wave_T, -1, 1)[:, None], step, sample_rate)
-
-    def resume_clock(self) -> None:
-        """Leave out what took time between two lines of training."""
-        self.since = perf_counter()
 
     def close(self) -> None:
         if self.writer:

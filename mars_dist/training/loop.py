@@ -1,8 +1,9 @@
 """The training loop, the same for both stages, one worker or many."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,11 +22,14 @@ class Stage(Protocol):
     """What is trained: the tokenizer or the autoregressor."""
 
     name: str
-    model: nn.Module
+
+    @property
+    def model(self) -> nn.Module: ...
+
     train: TrainConfig
     optim: OptimConfig
 
-    def stream(self, first_step: int) -> Iterator[Timed]:
+    def stream(self, first_step: int) -> Generator[Timed, None, None]:
         """This worker's batches from a step on."""
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -53,25 +57,23 @@ def train(stage: Stage, run: Run) -> Position:
     position = resume(stage, run, optimizer, average)
     journal = Journal(run.folder, stage.name, config.steps, position.step, run.say if run.rank == 0 else None)
     with closing(journal), closing(stage.stream(position.step)) as batches:
-        waited = 0.0
         while position.step < config.steps:
-            batch, seconds = next(batches)
-            waited += seconds
-            figures = update(stage, batch, position.step, optimizer)
-            average.update(position.step)
-            figures |= stage.after_step(position.step, optimizer, average)
+            with journal.clock():
+                batch, waited = next(batches)
+                figures = update(stage, batch, position.step, optimizer)
+                average.update(position.step)
+                figures |= stage.after_step(position.step, optimizer, average)
             position.step += 1
             position.rows_seen += config.batch_size
             last = position.step == config.steps
+            journal.waited += waited
             if position.step % config.log_every == 0 or last:
-                journal.train(position.step, sharding.mean_over_workers(figures), config.batch_size, waited)
-                waited = 0.0
+                journal.train(position.step, sharding.mean_over_workers(figures), config.batch_size)
             if position.step % config.validate_every == 0 or last:
                 validate(stage, average, position, journal, run)
             if position.step % config.checkpoint_every == 0 or last:
-                write = lambda folder: checkpoint.save(folder, model, optimizer, average, position)  # noqa: E731
+                write = partial(checkpoint.save, model, optimizer, average, position)
                 run.save(position.step, write, position.best)
-            journal.resume_clock() if position.step % config.validate_every == 0 else None
     return position
 
 

@@ -15,7 +15,8 @@ NO_DECAY = ("positions", "levels", "tokens", "temperature", "modulation_MD", "co
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW; no weight decay on biases, norms, embeddings, positions and temperatures."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         spare = parameter.ndim < 2 or any(word in name for word in NO_DECAY)
         (spared if spare else decayed).append(parameter)

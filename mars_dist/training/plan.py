@@ -1,6 +1,6 @@
 """What is to be trained, on what, into which folder: small enough to send to a worker, checked before any starts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
 from mars_dist.serialize import from_plain, read_json, to_plain, write_json
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
-from mars_dist.training.loop import train
+from mars_dist.training.loop import Stage, train
 from mars_dist.training.run import CHECKPOINTS, Run
 from mars_dist.training.tokenizer_stage import TokenizerStage
 from mars_dist.training.tokenizer_stage import require_fit as require_pictures_fit
@@ -24,7 +24,7 @@ class Plan:
     config: TokenizerRunConfig | AutoregressorRunConfig
     data: str
     folder: Path
-    tokenizer: str | None = field(default=None)
+    tokenizer: str | None = None
 
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
@@ -34,12 +34,15 @@ class Plan:
             require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
         self.require_same_run()
 
+    def stage(self, run: Run) -> Stage:
+        """What the loop trains; made by every worker."""
+        if isinstance(self.config, TokenizerRunConfig):
+            return TokenizerStage(self.config, self.data, run)
+        return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run)
+
     def train(self, run: Run) -> None:
         """Train to the end; every worker calls it."""
-        if isinstance(self.config, TokenizerRunConfig):
-            train(TokenizerStage(self.config, self.data, run), run)
-        else:
-            train(AutoregressorStage(self.config, self.tokenizer_folder, self.data, run), run)
+        train(self.stage(run), run)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -77,7 +80,7 @@ class Plan:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Plan":
-        kind = AutoregressorRunConfig if plain["tokenizer"] else TokenizerRunConfig
+        kind: type[Any] = AutoregressorRunConfig if plain["tokenizer"] else TokenizerRunConfig
         return cls(from_plain(kind, plain["config"]), plain["data"], Path(plain["folder"]), plain["tokenizer"])
 
 

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Run(Protocol):
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Keep a checkpoint; every worker calls it, and `write` fills the folder that it is given."""
 
-    def resume(self) -> "contextmanager[Path | None]":
+    def resume(self) -> AbstractContextManager[Path | None]:
         """The folder of the newest checkpoint, if there is one."""
 
 

@@ -4,6 +4,7 @@ The same wrapping serves one process and many, over gloo on CPUs and NCCL on GPU
 """
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ FLOAT32 = (MultiScaleQuantizer, Tokenizer)
 def shard(model: nn.Module, precision: Precision) -> nn.Module:
     """Shard parameters, gradients and optimizer state over all workers, in place.
 
-    bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer stays float32.
+    bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer in float32.
     """
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = low if precision == "bf16" else MixedPrecisionPolicy()
@@ -49,7 +50,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The unsharded parameters on the CPU of rank 0; empty elsewhere."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 @torch.no_grad()

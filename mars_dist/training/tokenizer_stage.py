@@ -4,7 +4,7 @@ Suffixes: B batch, C H W the multiplexed picture, F N bins and frames, L tokens 
 residuals), V codebook size, K scales.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ class TokenizerStage:
         self.residuals_BLC = torch.empty(0)
         self.hits_KV = self.no_hits()
 
-    def stream(self, first_step: int) -> Iterator[Timed]:
+    def stream(self, first_step: int) -> Generator[Timed, None, None]:
         return self.batches.stream(first_step, self.run.rank, self.run.world_size)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:

@@ -1,0 +1,156 @@
+"""What the next-scale transformer may see, step by step and all at once."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.config import AutoregressorConfig, TokenizerConfig
+from mars_dist.quantizer import MultiScaleQuantizer
+from mars_dist.scales import Size
+
+TOKENIZER = TokenizerConfig(
+    scales=(Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2), Size(3, 4)), codebook_size=16, code_width=6
+)
+SPANS = TOKENIZER.schedule.spans
+CONDITIONS = {"pitch": torch.tensor([3, -1, 7]), "source": torch.tensor([0, 1, -1])}
+
+
+@pytest.fixture
+def model() -> Autoregressor:
+    torch.manual_seed(0)
+    model = Autoregressor(AutoregressorConfig(width=16, depth=2, head_width=8), TOKENIZER, {"pitch": 8, "source": 2})
+    for part in model.modules():  # as large as training makes them, so that what it is shown moves its logits
+        if isinstance(part, nn.Linear | nn.Embedding):
+            part.weight.data.mul_(15)
+    return model
+
+
+@pytest.fixture
+def quantizer() -> MultiScaleQuantizer:
+    torch.manual_seed(1)
+    quantizer = MultiScaleQuantizer(TOKENIZER).requires_grad_(False)
+    quantizer.codebook_VC.normal_()
+    return quantizer
+
+
+@pytest.fixture
+def codes_BL() -> Tensor:
+    return torch.randint(16, (3, TOKENIZER.schedule.num_tokens), generator=torch.Generator().manual_seed(2))
+
+
+def test_step_by_step_is_teacher_forcing(
+    model: Autoregressor, quantizer: MultiScaleQuantizer, codes_BL: Tensor
+) -> None:
+    forced_BLV = model(quantizer.next_inputs(codes_BL), CONDITIONS)
+    assert forced_BLV.shape == (3, TOKENIZER.schedule.num_tokens, 16)
+    condition_BD = model.condition(CONDITIONS)
+    caches = model.empty_caches(3, like=condition_BD)
+
+    def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
+        inputs_BkC = quantizer.next_input(k, f_hat_BChw) if k else None
+        logits_BkV = model.predict_scale(k, inputs_BkC, condition_BD, caches)
+        torch.testing.assert_close(logits_BkV, forced_BLV[:, SPANS[k]], rtol=0, atol=1e-4)
+        return codes_BL[:, SPANS[k]]
+
+    assert len(list(quantizer.walk(choose, 3))) == len(SPANS)
+    # The bound above means something only where logits differ by more.
+    assert forced_BLV.std() > 0.1
+
+
+def test_a_scale_moves_the_finer_ones_alone(
+    model: Autoregressor, quantizer: MultiScaleQuantizer, codes_BL: Tensor
+) -> None:
+    logits_BLV = model(quantizer.next_inputs(codes_BL), CONDITIONS)
+    for this, following in pairwise(SPANS):
+        other_BL = codes_BL.clone()
+        other_BL[:, this] = (other_BL[:, this] + 1) % 16
+        other_BLV = model(quantizer.next_inputs(other_BL), CONDITIONS)
+        assert torch.equal(other_BLV[:, : this.stop], logits_BLV[:, : this.stop])
+        moved_BL = ((other_BLV - logits_BLV).abs() > 1e-4).any(-1)
+        assert moved_BL[:, following].all()
+
+
+def test_tokens_of_a_scale_see_each_other(model: Autoregressor) -> None:
+    inputs_BLC = torch.randn(1, TOKENIZER.schedule.num_tokens - 1, 6)
+    nothing = model.no_conditions(1)
+    for span in SPANS[1:]:
+        other_BLC = inputs_BLC.clone()
+        other_BLC[:, span.stop - 2] += 1
+        moved_L = (model(other_BLC, nothing) != model(inputs_BLC, nothing)).any(-1)[0]
+        assert moved_L[span].all()
+        assert not moved_L[: span.start].any()
+
+
+def test_conditions_move_every_scale(model: Autoregressor) -> None:
+    inputs_BLC = torch.zeros(3, TOKENIZER.schedule.num_tokens - 1, 6)
+    logits_BLV = model(inputs_BLC, CONDITIONS)
+    for name in CONDITIONS:
+        other_BLV = model(inputs_BLC, CONDITIONS | {name: torch.tensor([1, 0, 1])})
+        assert ((other_BLV - logits_BLV).abs().amax(-1) > 1e-4).all()
+
+
+def test_what_is_not_asked_for_is_the_null_row(model: Autoregressor) -> None:
+    nulls = {name: torch.full((2,), n) for name, n in model.cardinalities.items()}
+    assert torch.equal(model.condition(model.no_conditions(2)), model.condition(nulls))
+    last_value = {name: torch.full((2,), n - 1) for name, n in model.cardinalities.items()}
+    assert not torch.equal(model.condition(last_value), model.condition(nulls))
+
+
+def test_a_sample_that_skips_all_blocks_sees_none(model: Autoregressor) -> None:
+    inputs_BLC = torch.randn(3, TOKENIZER.schedule.num_tokens - 1, 6)
+    keep_BN = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    dropped_BLV, whole_BLV = model(inputs_BLC, CONDITIONS, keep_BN), model(inputs_BLC, CONDITIONS)
+    del model.blocks[1]
+    first_BLV = model(inputs_BLC, CONDITIONS)
+    del model.blocks[0]
+    none_BLV = model(inputs_BLC, CONDITIONS)
+    for i, expected_BLV in enumerate((none_BLV, whole_BLV, first_BLV)):
+        torch.testing.assert_close(dropped_BLV[i], expected_BLV[i])
+    assert not torch.allclose(none_BLV, whole_BLV, atol=1e-5)
+
+
+def test_every_weight_is_pulled(model: Autoregressor, quantizer: MultiScaleQuantizer, codes_BL: Tensor) -> None:
+    nats_K, _ = cross_entropy_per_scale(model(quantizer.next_inputs(codes_BL), CONDITIONS), codes_BL, SPANS)
+    nats_K.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_it_runs_in_bf16(model: Autoregressor) -> None:
+    inputs_BLC = torch.randn(3, TOKENIZER.schedule.num_tokens - 1, 6)
+    logits_BLV = model(inputs_BLC, CONDITIONS)
+    low_BLV = model.bfloat16()(inputs_BLC.bfloat16(), CONDITIONS)
+    assert low_BLV.dtype == torch.bfloat16
+    assert (low_BLV - logits_BLV).norm() < 0.05 * logits_BLV.norm()
+
+
+def test_what_follows_from_the_schedule_is_not_saved(model: Autoregressor) -> None:
+    assert model.state_dict().keys() == dict(model.named_parameters()).keys()
+
+
+def test_a_single_scale_needs_its_conditions_alone() -> None:
+    tokenizer = TokenizerConfig(scales=(Size(1, 1),), codebook_size=16, code_width=6)
+    model = Autoregressor(AutoregressorConfig(width=16, depth=1, head_width=8), tokenizer, {"pitch": 8})
+    inputs_BLC = MultiScaleQuantizer(tokenizer).next_inputs(torch.zeros(3, 1, dtype=torch.long))
+    assert model(inputs_BLC, {"pitch": torch.tensor([0, 1, -1])}).shape == (3, 1, 16)
+
+
+def test_cross_entropy_and_accuracy_are_means_over_a_scale(codes_BL: Tensor) -> None:
+    logits_BLV = torch.randn(*codes_BL.shape, 16)
+    nats_K, accuracy_K = cross_entropy_per_scale(logits_BLV, codes_BL, SPANS)
+    for span, nats, accuracy in zip(SPANS, nats_K, accuracy_K, strict=True):
+        pairs = [(logits_BLV[b, i], codes_BL[b, i]) for b in range(3) for i in range(span.start, span.stop)]
+        expected = torch.stack([-F.softmax(logits_V, -1)[code].log() for logits_V, code in pairs]).mean()
+        torch.testing.assert_close(nats, expected)
+        torch.testing.assert_close(accuracy, torch.tensor([float(v.argmax() == code) for v, code in pairs]).mean())
+
+
+def test_sure_and_right_is_zero_nats(codes_BL: Tensor) -> None:
+    logits_BLV = 100.0 * F.one_hot(codes_BL, 16)
+    nats_K, accuracy_K = cross_entropy_per_scale(logits_BLV, codes_BL.to(torch.int32), SPANS)
+    torch.testing.assert_close(nats_K, torch.zeros(5))
+    assert accuracy_K.tolist() == [1] * 5

@@ -1,0 +1,80 @@
+"""Conditions from rows and from words."""
+
+import numpy as np
+import pytest
+import torch
+
+from mars_dist.conditions import UNASKED, Vocabulary
+from mars_dist.nsynth import FAMILIES, SOURCES
+
+NAMED = Vocabulary(instruments=("bass_001", "reed_002"))
+
+
+def rows(velocity: list[int]) -> dict[str, np.ndarray]:
+    num = len(velocity)
+    return {
+        "pitch": np.arange(40, 40 + num, dtype=np.int16),
+        "velocity": np.array(velocity, np.int16),
+        "family": np.arange(num, dtype=np.int8),
+        "source": np.zeros(num, np.int8),
+        "instrument_str": np.array(["reed_002", "nobody", "bass_001"][:num]),
+    }
+
+
+def test_instruments_count_only_where_there_are_some() -> None:
+    fixed = {"pitch": 128, "velocity": 5, "family": 11, "source": 3}
+    assert Vocabulary().cardinalities == fixed
+    assert NAMED.cardinalities == {**fixed, "instrument": 2}
+
+
+def test_rows_become_indices() -> None:
+    conditions = NAMED.of_rows(rows([25, 100, 127]))
+    assert {name: values.tolist() for name, values in conditions.items()} == {
+        "pitch": [40, 41, 42],
+        "family": [0, 1, 2],
+        "source": [0, 0, 0],
+        "velocity": [0, 3, 4],
+        "instrument": [1, UNASKED, 0],
+    }
+    assert all(values.dtype == torch.int64 for values in conditions.values())
+    assert Vocabulary().of_rows(rows([25])).keys() == Vocabulary().cardinalities.keys()
+
+
+@pytest.mark.parametrize("velocity, index", [(0, 0), (37, 0), (38, 1), (64, 2), (113, 3), (114, 4), (127, 4)])
+def test_a_velocity_is_the_nearest_of_five(velocity: int, index: int) -> None:
+    assert Vocabulary().of_rows(rows([velocity]))["velocity"].tolist() == [index]
+    assert Vocabulary().of_words(1, velocity=velocity)["velocity"].tolist() == [index]
+
+
+def test_words_become_the_same_indices() -> None:
+    conditions = NAMED.of_words(2, pitch=60, velocity=75, family="flute", source="synthetic", instrument="reed_002")
+    assert {name: values.tolist() for name, values in conditions.items()} == {
+        "pitch": [60, 60],
+        "velocity": [2, 2],
+        "family": [FAMILIES.index("flute")] * 2,
+        "source": [SOURCES.index("synthetic")] * 2,
+        "instrument": [1, 1],
+    }
+    assert list(conditions) == list(NAMED.cardinalities)
+
+
+def test_what_is_left_out_or_none_is_not_asked_for() -> None:
+    conditions = NAMED.of_words(3, pitch=60, family=None)
+    assert conditions.pop("pitch").tolist() == [60] * 3
+    assert all(values.tolist() == [UNASKED] * 3 for values in conditions.values())
+
+
+@pytest.mark.parametrize(
+    "vocabulary, asked, answer",
+    [
+        (NAMED, {"family": "flut"}, "family: 'flut' is unknown to this model: choose from bass, brass"),
+        (NAMED, {"source": "real"}, "source: 'real' is unknown .*acoustic, electronic, synthetic"),
+        (NAMED, {"instrument": "x"}, "instrument: 'x' is unknown .*bass_001, reed_002"),
+        (Vocabulary(), {"instrument": "x"}, "instrument: 'x': this model was not conditioned on instruments"),
+        (NAMED, {"pitch": 128}, "pitch: 128 is no MIDI number"),
+        (NAMED, {"pitch": -1}, "pitch: -1 is no MIDI number"),
+    ],
+)
+def test_what_the_model_does_not_know_is_named(vocabulary: Vocabulary, asked: dict[str, str], answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        vocabulary.of_words(1, **asked)

@@ -1,0 +1,216 @@
+"""The page: whole, safe and readable without the network."""
+
+import base64
+import io
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mars_dist import report
+from mars_dist.metrics.summary import Estimate
+from mars_dist.report import Curve, Ladder, Report, Row, Rung, ScaleUse, render, write
+
+RATE = 16_000
+LADDER = ("original", "griffin_lim", "reconstruction", "sample")
+VOID = {"meta", "link", "img", "line", "polyline", "image"}
+NASTY = "<script>alert(\"x\")</script> & 'more'"
+
+
+class Page(HTMLParser):
+    """Every start tag with its attributes, and whether the tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def rung(line: str, seed: int) -> Rung:
+    rng = np.random.default_rng(seed)
+    return Rung(line, rng.uniform(-1, 1, 4000).astype(np.float32), rng.uniform(-1, 1, (64, 16)), f"pitch {seed}")
+
+
+@pytest.fixture(scope="module")
+def full() -> Report:
+    return Report(
+        title="A page",
+        description=["One line.", "Another."],
+        sample_rate=RATE,
+        notice="rendered from a soundfont, not NSynth",
+        ladders=[
+            Ladder(f"note {i}", {"pitch": str(60 + i)}, [rung(line, 10 * i + j) for j, line in enumerate(LADDER)])
+            for i in range(3)
+        ],
+        table=[
+            Row(
+                "MSE",
+                "lower is better",
+                "mean of (a - b)^2",
+                {"real": None, "sample": Estimate(0.01234, 57, (0.011, 0.0139))},
+            ),
+            Row("Accuracy", "higher is better", "share of notes", {"sample": Estimate(0.875, 58, (0.81, 0.93))}),
+        ],
+        curves=[
+            Curve("Loss", "step", {"train": ([0, 10, 20], [3.0, 0.5, 0.05]), "valid": ([0, 20], [3.0, float("nan")])})
+        ],
+        codebook=[ScaleUse("1x1", 0.25, 12.3), ScaleUse("8x8", 1.0, 801.5)],
+        codebook_size=1024,
+        settings={"width": 192, "path": Path("runs/tok")},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(full: Report) -> Page:
+    return Page(render(full))
+
+
+def data(uri: str | None, media_type: str) -> io.BytesIO:
+    assert uri is not None
+    head, _, body = uri.partition(",")
+    assert head == f"data:{media_type};base64"
+    return io.BytesIO(base64.b64decode(body))
+
+
+def test_the_page_fetches_nothing(full: Report, page: Page) -> None:
+    sources = [a[name] for _, a in page.tags for name in ("src", "href", "srcset", "data", "action") if name in a]
+    assert len(sources) == 3 * 4 * 2 + 2
+    assert all(source is not None and source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|url\(|@import", render(full))
+
+
+def test_every_ladder_has_a_player_and_a_picture_for_each_line(page: Page) -> None:
+    headings = [report.LINES[line][0] for line in LADDER]
+    titles = Counter(f"{heading}, note {i}" for i in range(3) for heading in headings)
+    assert Counter(audio["aria-label"] for audio in page.all("audio")) == titles
+    assert all("controls" in audio for audio in page.all("audio"))
+    assert Counter((image["alt"] or "").removeprefix("Spectrogram: ") for image in page.all("img")) == titles
+
+
+def test_players_hold_the_same_samples(full: Report, page: Page) -> None:
+    rungs = [rung for ladder in full.ladders for rung in ladder.rungs]
+    for audio, version in zip(page.all("audio"), rungs, strict=True):
+        samples_T, rate = soundfile.read(data(audio["src"], "audio/flac"), dtype="int16")
+        expected_T = np.clip(np.round(version.wave_T.astype(np.float64) * 32768), -32768, 32767)
+        assert rate == RATE
+        assert np.array_equal(samples_T, expected_T)
+
+
+def test_too_loud_is_clipped_and_not_wrapped() -> None:
+    loud = Rung("sample", np.array([1.5, -1.5, 1.0] * 100), np.zeros((64, 16)))
+    audio = Page(render(Report("t", [], RATE, ladders=[Ladder("n", {}, [loud])]))).all("audio")[0]
+    samples_T, _ = soundfile.read(data(audio["src"], "audio/flac"), dtype="int16")
+    assert samples_T[:3].tolist() == [32767, -32768, 32767]
+
+
+def test_low_frequencies_lie_at_the_bottom_and_loud_is_bright() -> None:
+    picture_FN = -np.ones((512, 256))
+    picture_FN[64] = 1  # 1 kHz
+    loud = Rung("sample", np.zeros(64_000), picture_FN)
+    image = Page(render(Report("t", [], RATE, ladders=[Ladder("n", {}, [loud])]))).all("img")[0]
+    pixels = np.asarray(Image.open(data(image["src"], "image/png")).convert("RGB")).sum(-1)
+    share_from_below = 1 - pixels[:, 0].argmax() / report.PICTURE_HEIGHT
+    assert share_from_below == pytest.approx(np.log10(1 + 1000 / 700) / np.log10(1 + 8000 / 700), abs=0.02)
+    assert pixels[0].max() == pixels[-1].max() < 30 < 500 < pixels.max()
+
+
+def test_estimates_stand_with_interval_and_n(full: Report) -> None:
+    text = render(full)
+    assert "<td>0.0123<small>0.0110 to 0.0139</small><small>n = 57</small></td>" in text
+    assert "<td>0.875<small>0.810 to 0.930</small><small>n = 58</small></td>" in text
+    # Neither row has a Griffin-Lim column; two cells of the "Real" column are empty.
+    assert text.count("not measured") == 2
+    for row in full.table:
+        assert row.formula in text
+
+
+def test_every_line_is_explained_once(full: Report) -> None:
+    text = render(full)
+    for line in (*LADDER, "real"):
+        assert text.count(report.LINES[line][1].split("'")[0]) == 1
+    assert report.LINES["nearest_training_note"][1] not in text
+
+
+def test_a_line_of_the_callers_own_goes_by_its_name() -> None:
+    row = Row("MSE", "", "", {"sample of run b": Estimate(1.0, 2, (1.0, 1.0))})
+    assert '<th scope="col">sample of run b</th>' in render(Report("t", [], RATE, table=[row]))
+
+
+def test_all_text_is_escaped() -> None:
+    nasty = Report(
+        title=NASTY,
+        description=[NASTY],
+        sample_rate=RATE,
+        notice=NASTY,
+        ladders=[Ladder(NASTY, {NASTY: NASTY}, [Rung(NASTY, np.zeros(100), np.zeros((64, 16)), NASTY)])],
+        table=[Row(NASTY, NASTY, NASTY, {NASTY: None})],
+        curves=[Curve(NASTY, NASTY, {NASTY: ([0, 1], [1.0, 2.0])})],
+        codebook=[ScaleUse(NASTY, 0.5, 2.0)],
+        settings={NASTY: NASTY},
+        lines={},
+    )
+    text = render(nasty)
+    assert len(Page(text).all("script")) == 1
+    assert "alert(&quot;x&quot;)" in text
+    assert 'alert("x")' not in text
+
+
+def test_curves_draw_finite_points_inside_the_frame(page: Page) -> None:
+    points = [(line["points"] or "").split() for line in page.all("polyline")]
+    assert [len(line) for line in points] == [3, 1]
+    corners = np.array([[float(x) for x in point.split(",")] for point in points[0]])
+    assert np.array_equal(np.sort(corners[:, 0]), corners[:, 0])
+    assert np.array_equal(np.sort(corners[:, 1]), corners[:, 1])  # a falling loss falls: y grows downwards
+    assert corners.min() >= 0
+    assert corners[:, 0].max() <= 480
+    assert corners[:, 1].max() <= 250
+
+
+@pytest.mark.parametrize("series", [{"train": ([], [])}, {"train": ([0, 1], [float("nan")] * 2)}])
+def test_a_curve_without_a_value_is_left_out(series: dict[str, tuple[list[float], list[float]]]) -> None:
+    assert not Page(render(Report("t", [], RATE, curves=[Curve("Loss", "step", series)]))).all("svg")
+
+
+def test_empty_parts_are_left_out() -> None:
+    bare = Page(render(Report("t", [], RATE)))
+    assert not bare.all("section")
+    assert not bare.all("details")
+
+
+def test_writing_replaces_the_page_whole(full: Report, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    size = write(full, path)
+    assert size == path.stat().st_size
+    assert path.read_text(encoding="utf-8") == render(full)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_that_cannot_be_made_leaves_the_old_one(full: Report, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    broken = Report("t", [], RATE, ladders=[Ladder("n", {}, [Rung("sample", np.zeros(10), np.zeros(3))])])
+    with pytest.raises(ValueError):
+        write(broken, path)
+    assert path.read_text() == "old"

@@ -1,0 +1,161 @@
+"""Sampling: the noise of each sample is its own, filters keep what they say, guidance ramps up."""
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mars_dist.autoregressor import Autoregressor, Conditions
+from mars_dist.config import AutoregressorConfig, TokenizerConfig
+from mars_dist.layers import KeyValueCache
+from mars_dist.quantizer import MultiScaleQuantizer
+from mars_dist.sampling import SamplingConfig, draw, keep_likely, sample_codes
+from mars_dist.scales import Size
+
+TOKENIZER = TokenizerConfig(
+    scales=(Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2), Size(3, 4)), codebook_size=16, code_width=6
+)
+SPANS = TOKENIZER.schedule.spans
+CONDITIONS = {"pitch": torch.tensor([3, -1, 7]), "source": torch.tensor([0, 1, -1])}
+
+
+class Watched(Autoregressor):
+    """Remembers what it was shown."""
+
+    def predict_scale(
+        self, k: int, inputs_BkC: Tensor | None, condition_BD: Tensor, caches: list[KeyValueCache]
+    ) -> Tensor:
+        self.shown = [*getattr(self, "shown", []), inputs_BkC]
+        return super().predict_scale(k, inputs_BkC, condition_BD, caches)
+
+
+def opinionated(model: Watched) -> Watched:
+    """With weights as large as training makes them, so that what it is shown moves its logits."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            part.weight.data.mul_(15)
+    return model
+
+
+@pytest.fixture
+def model() -> Watched:
+    torch.manual_seed(0)
+    model = Watched(AutoregressorConfig(width=16, depth=2, head_width=8), TOKENIZER, {"pitch": 8, "source": 2})
+    return opinionated(model).requires_grad_(False)
+
+
+@pytest.fixture
+def quantizer() -> MultiScaleQuantizer:
+    torch.manual_seed(1)
+    quantizer = MultiScaleQuantizer(TOKENIZER).requires_grad_(False)
+    quantizer.codebook_VC.normal_()
+    return quantizer
+
+
+def one(conditions: Conditions, i: int) -> dict[str, Tensor]:
+    return {name: values[i : i + 1] for name, values in conditions.items()}
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_a_sample_does_not_depend_on_its_batch(model: Watched, quantizer: MultiScaleQuantizer, guidance: float) -> None:
+    config = SamplingConfig(guidance=guidance, top_p=0.95)
+    together_BL = sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], config)
+    assert together_BL.shape == (3, TOKENIZER.schedule.num_tokens)
+    for i in range(3):
+        assert torch.equal(sample_codes(model, quantizer, one(CONDITIONS, i), [i], config), together_BL[i : i + 1])
+
+
+def test_seed_and_id_are_the_noise(model: Watched, quantizer: MultiScaleQuantizer) -> None:
+    def sample(seed: int, i: int) -> list[int]:
+        return sample_codes(model, quantizer, one(CONDITIONS, 0), [i], SamplingConfig(seed=seed))[0].tolist()
+
+    assert sample(0, 0) == sample(0, 0)
+    assert len({tuple(sample(seed, i)) for seed in range(3) for i in range(3)}) == 9
+
+
+def test_it_is_shown_what_teacher_forcing_shows(model: Watched, quantizer: MultiScaleQuantizer) -> None:
+    codes_BL = sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], SamplingConfig(guidance=0))
+    first, *later = model.shown
+    assert first is None
+    torch.testing.assert_close(torch.cat(later, dim=1), quantizer.next_inputs(codes_BL))
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_the_likeliest_codes_follow_from_teacher_forced_logits(
+    model: Watched, quantizer: MultiScaleQuantizer, guidance: float
+) -> None:
+    config = SamplingConfig(guidance=guidance, top_k=1)
+    codes_BL = sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], config)
+    inputs_BLC = quantizer.next_inputs(codes_BL)
+    asked_BLV, unasked_BLV = model(inputs_BLC, CONDITIONS), model(inputs_BLC, model.no_conditions(3))
+    for k, span in enumerate(SPANS):
+        t = guidance * k / (len(SPANS) - 1)
+        guided_BkV = asked_BLV[:, span] + t * (asked_BLV[:, span] - unasked_BLV[:, span])
+        assert torch.equal(guided_BkV.argmax(-1), codes_BL[:, span])
+
+
+def test_guidance_matters(model: Watched, quantizer: MultiScaleQuantizer) -> None:
+    free, guided = (
+        sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], SamplingConfig(guidance=g)) for g in (0.0, 5.0)
+    )
+    assert torch.equal(free[:, SPANS[0]], guided[:, SPANS[0]])
+    assert not torch.equal(free, guided)
+
+
+def test_a_single_scale_can_be_sampled_with_guidance() -> None:
+    tokenizer = TokenizerConfig(scales=(Size(1, 1),), codebook_size=16, code_width=6)
+    model = Autoregressor(AutoregressorConfig(width=16, depth=1, head_width=8), tokenizer, {"pitch": 8})
+    quantizer = MultiScaleQuantizer(tokenizer)
+    assert sample_codes(model, quantizer, {"pitch": torch.tensor([1, -1])}, [0, 1], SamplingConfig()).shape == (2, 1)
+
+
+@given(
+    st.permutations([-3.0, -1.5, -1.0, 0.0, 0.2, 0.9, 2.0, 2.5]),
+    st.integers(0, 10),
+    st.floats(0.01, 1),
+)
+def test_the_filters_keep_what_a_plain_search_keeps(logits: list[float], top_k: int, top_p: float) -> None:
+    share_V = torch.tensor(logits, dtype=torch.float64).softmax(-1).tolist()
+    likely = sorted(range(8), key=lambda i: -share_V[i])[: top_k or None]
+    total = sum(share_V[i] for i in likely)
+    kept: list[int] = []
+    for i in likely:
+        held = sum(share_V[j] for j in kept) / total
+        assume(abs(held - top_p) > 1e-5)
+        if held < top_p:
+            kept.append(i)
+    found_V = keep_likely(torch.tensor(logits)[None, None], top_k, top_p)[0, 0]
+    assert found_V.isfinite().nonzero().flatten().tolist() == sorted(kept)
+    assert all(found_V[i] == logits[i] for i in kept)
+
+
+def test_each_token_is_filtered_by_itself() -> None:
+    logits_BkV = torch.randn(2, 3, 16)
+    together_BkV = keep_likely(logits_BkV, 8, 0.7)
+    for b in range(2):
+        for i in range(3):
+            assert torch.equal(keep_likely(logits_BkV[b : b + 1, i : i + 1], 8, 0.7)[0, 0], together_BkV[b, i])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_codes_are_drawn_in_proportion(temperature: float) -> None:
+    logits_V = torch.tensor([0.0, 1.0, 2.0, -1.0, -20.0])
+    config = SamplingConfig(temperature=temperature, top_k=0)
+    drawn = draw(logits_V.expand(2, 20_000, 5), config, [torch.Generator().manual_seed(i) for i in range(2)])
+    for drawn_k in drawn:
+        share_V = torch.bincount(drawn_k, minlength=5) / 20_000
+        torch.testing.assert_close(share_V, (logits_V / temperature).softmax(-1), rtol=0, atol=0.015)
+
+
+def test_what_is_filtered_is_never_drawn() -> None:
+    drawn = draw(torch.zeros(1, 5000, 6) + torch.arange(6) / 10, SamplingConfig(top_k=2), [torch.Generator()])
+    assert set(drawn.flatten().tolist()) == {4, 5}
+
+
+@pytest.mark.parametrize(
+    "name, value", [("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("temperature", 0.0), ("temperature", -1.0)]
+)
+def test_what_cannot_be_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"sampling\.{name}: {value}"):
+        SamplingConfig(**{name: value})  # type: ignore[arg-type]

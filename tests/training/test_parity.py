@@ -1,0 +1,118 @@
+"""One process, two FSDP workers and a run that was killed half-way train the same model: float32, both stages."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mars_dist.model import Mars, load_tokenizer
+from mars_dist.training.plan import Plan
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+STAGES = ("trained_tokenizer", "trained_autoregressor")
+
+RunWorkers = Callable[..., list[int]]
+Losses = Callable[[Plan], list[float]]
+State = Callable[[Plan], dict[str, torch.Tensor]]
+
+
+@pytest.fixture(params=STAGES)
+def one(request: pytest.FixtureRequest) -> Plan:
+    """An undisturbed run in one process."""
+    plan: Plan = request.getfixturevalue(request.param)
+    return plan
+
+
+def test_golden_losses(one: Plan, losses: Losses) -> None:
+    """`make golden` remakes them: read the diff."""
+    name = "tokenizer" if one.tokenizer is None else "autoregressor"
+    path = GOLDEN / f"{name}.json"
+    if "REMAKE_GOLDEN" in os.environ:
+        path.write_text(json.dumps(losses(one), indent=1) + "\n")
+    golden = json.loads(path.read_text())
+    assert len(golden) == 20
+    np.testing.assert_allclose(losses(one), golden, rtol=1e-3)
+
+
+def test_gradients_of_two_workers_are_those_of_one(one: Plan, run_workers: RunWorkers, tmp_path: Path) -> None:
+    for world_size in (1, 2):
+        path = tmp_path / f"{world_size}.pt"
+        run_workers(replace(one, folder=tmp_path / "run"), world_size, "--gradients", str(path))
+    of_one, of_two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
+    assert of_one.keys() == of_two.keys() and len(of_one) > 10
+    scale = torch.cat([gradient.flatten() for gradient in of_one.values()]).norm()
+    assert scale > 1e-3
+    for name, gradient in of_one.items():
+        assert (gradient - of_two[name]).norm() <= 1e-5 * max(gradient.norm(), 1e-3 * scale), name
+
+
+def test_two_workers_train_like_one_even_when_killed_half_way(
+    one: Plan,
+    run_workers: RunWorkers,
+    train_here: Callable[[Plan], None],
+    losses: Losses,
+    final_state: State,
+    tmp_path: Path,
+) -> None:
+    """Undisturbed, killed and resumed at two workers, killed at two and resumed at one."""
+    undisturbed, killed, moved = (replace(one, folder=tmp_path / name) for name in ("undisturbed", "killed", "moved"))
+    assert run_workers(undisturbed, 2) == [0, 0]
+    np.testing.assert_allclose(losses(undisturbed), losses(one), rtol=1e-3)
+
+    assert run_workers(killed, 2, "--die-at", "10") == [-9, -9]
+    assert not (killed.folder / "training" / "step_00000020").exists()
+    shutil.copytree(killed.folder, moved.folder)
+    assert run_workers(killed, 2) == [0, 0]
+    assert losses(killed) == losses(undisturbed)
+    require_same(final_state(killed), final_state(undisturbed))
+
+    train_here(moved)
+    np.testing.assert_allclose(losses(moved), losses(one), rtol=1e-3)
+
+
+def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(
+    one: Plan,
+    run_workers: RunWorkers,
+    train_here: Callable[[Plan], None],
+    losses: Losses,
+    final_state: State,
+    tmp_path: Path,
+) -> None:
+    killed = replace(one, folder=tmp_path / "killed")
+    assert run_workers(killed, 1, "--die-at", "10") == [-9]
+    train_here(killed)
+    assert losses(killed) == losses(one)
+    require_same(final_state(killed), final_state(one))
+
+
+def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys() and len(expected) > 30
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_the_codebook_comes_alive(trained_tokenizer: Plan) -> None:
+    tokenizer, _ = load_tokenizer(trained_tokenizer.folder)
+    lengths = tokenizer.quantizer.codebook_VC.norm(dim=1)
+    assert (lengths > 0).all()
+    metrics = json.loads((trained_tokenizer.folder / "metrics.json").read_text())
+    assert metrics["codebook/usage_all"] > 0.2
+
+
+def test_losses_fall(one: Plan, losses: Losses) -> None:
+    values = losses(one)
+    assert len(values) == 20 and all(map(math.isfinite, values))
+    assert np.mean(values[-3:]) < np.mean(values[:3])
+
+
+def test_a_trained_folder_makes_sound(trained_autoregressor: Plan) -> None:
+    mars = Mars.from_pretrained(trained_autoregressor.folder)
+    waves = mars.generate(2, pitch=50, instrument=mars.vocabulary.instruments[0])
+    assert waves.shape == (2, 2000) and np.isfinite(waves).all() and np.abs(waves).max() > 0

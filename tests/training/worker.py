@@ -1,0 +1,64 @@
+"""One worker of a training without Ray, as a process of its own: `worker.py PLAN RANK WORLD_SIZE STORE [--die-at N]`.
+
+With --gradients FILE it writes the gradients of the first step instead of training.
+"""
+
+import argparse
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mars_dist.training import sharding
+from mars_dist.training.plan import Plan
+from mars_dist.training.run import LocalRun
+
+
+class DyingRun(LocalRun):
+    """Killed for real, right after it has saved the given step."""
+
+    die_at: int | None = None
+
+    def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
+        super().save(step, write, metrics)
+        if step == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def first_gradients(plan: Plan, run: LocalRun) -> dict[str, torch.Tensor]:
+    stage = plan.stage(run)
+    sharding.shard(stage.model, stage.train.precision)
+    torch.stack(list(stage.losses(next(stage.stream(0)).batch, 0).values())).sum().backward()
+    return {name: sharding.whole(p.grad) for name, p in stage.model.named_parameters() if p.grad is not None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("rank", type=int)
+    parser.add_argument("world_size", type=int)
+    parser.add_argument("store")
+    parser.add_argument("--die-at", type=int)
+    parser.add_argument("--gradients", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    store = dist.FileStore(options.store, options.world_size)
+    dist.init_process_group("gloo", store=store, rank=options.rank, world_size=options.world_size)
+    plan = Plan.from_plain(json.loads(options.plan.read_text()))
+    run = DyingRun(plan.folder)
+    run.die_at = options.die_at
+    if options.gradients:
+        gradients = first_gradients(plan, run)
+        if options.rank == 0:
+            torch.save(gradients, options.gradients)
+    else:
+        plan.train(run)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
