@@ -50,7 +50,7 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
         train_worker,
         train_loop_config=plan.to_plain(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
-        run_config=RunConfig(  # type: ignore[call-arg]  (Ray shows the checker the former RunConfig)
+        run_config=RunConfig(  # type: ignore[call-arg]  # the checker is shown the former one
             name=CHECKPOINTS,
             storage_path=str(plan.folder),
             checkpoint_config=CheckpointConfig(num_to_keep=KEEP),

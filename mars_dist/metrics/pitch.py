@@ -75,7 +75,7 @@ def _key_maxima(nsdf_BL: Tensor) -> tuple[Tensor, Tensor]:
     rising_BL = pad(positive_BL[:, 1:] & ~positive_BL[:, :-1], (1, 0))
     lobe_BL = rising_BL.cumsum(-1)
     top_BL = torch.zeros_like(nsdf_BL).scatter_reduce(1, lobe_BL, nsdf_BL, "amax")
-    is_key_BL = (nsdf_BL == top_BL.gather(1, lobe_BL)) & positive_BL & (lobe_BL > 0)
+    is_key_BL = (nsdf_BL == top_BL.gather(1, lobe_BL)) & positive_BL
 
     before_BL, after_BL = pad(nsdf_BL[:, :-1], (1, 0)), pad(nsdf_BL[:, 1:], (0, 1))
     is_key_BL &= (before_BL <= nsdf_BL) & (after_BL <= nsdf_BL)

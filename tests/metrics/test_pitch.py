@@ -38,6 +38,22 @@ def test_a_tone_a_third_of_a_semitone_off_is_rounded_to_the_nearest() -> None:
     assert detect_pitch(tones(torch.tensor([60.33, 59.67, 60.67]), 5), RATE).tolist() == [60, 60, 61]
 
 
+def test_steady_tones_of_few_samples_a_period_are_not_taken_for_their_octave() -> None:
+    pitch_B = torch.arange(80, 97)
+    wave_BT = tones(pitch_B, 3) * torch.exp(torch.arange(4 * RATE) / RATE)
+    assert detect_pitch(wave_BT, RATE).tolist() == pitch_B.tolist()
+
+
+def test_ripples_beside_the_period_do_not_count() -> None:
+    pitch_B = torch.arange(36, 60, 5)
+    wave_BT = tones(pitch_B, 1) + 0.3 * tones(pitch_B + 12 * math.log2(12), 1)
+    assert detect_pitch(wave_BT, RATE).tolist() == pitch_B.tolist()
+
+
+def test_a_tone_below_the_searched_range_has_no_pitch() -> None:
+    assert detect_pitch(tones(torch.tensor([16, 20]), 1), RATE).tolist() == [NO_PITCH, NO_PITCH]
+
+
 def test_silence_and_noise_have_no_pitch() -> None:
     noise_T = 0.1 * torch.randn(4 * RATE, generator=torch.Generator().manual_seed(0))
     assert detect_pitch(torch.stack([torch.zeros(4 * RATE), noise_T]), RATE).tolist() == [NO_PITCH, NO_PITCH]
