@@ -97,7 +97,10 @@ def notes(arguments: Sequence[str]) -> None:
         notes: Annotated[NotesConfig, Inline] = field(default_factory=NotesConfig)
 
     command = parse(Notes, arguments, "notes")
-    render(Path(command.out), command.notes, progress=tenths("notes"))
+    finished = (Path(command.out) / "notes.json").exists()
+    record = render(command.out, command.notes, progress=tenths("notes"))
+    counted = ", ".join(f"{num} {split}" for split, num in record["counts"].items())
+    say(f"{command.out}: " + (f"finished already, {counted}: nothing to do" if finished else counted))
 
 
 def preprocess(arguments: Sequence[str]) -> None:
@@ -179,7 +182,8 @@ def sample(arguments: Sequence[str]) -> None:
     )
     asked = (command.instrument or command.family or command.source, command.pitch, command.velocity)
     name = "-".join(str(part) for part in asked if part is not None) or "note"
-    out = make_folder(command.out)
+    out = local(command.out)
+    make_folder(out)
     for i, wave_T in enumerate(waves):
         path = out / f"{name}-{i:03d}.wav"
         write_wav(path, wave_T, mars.spectrogram.sample_rate)
@@ -206,10 +210,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     command = parse(Evaluate, arguments, "evaluate")
+    if command.notes < 1:
+        raise ValueError(f"--notes: {command.notes} must be at least 1")
+    if command.shown < 0:
+        raise ValueError(f"--shown: {command.shown} must be at least 0")
+    if not command.splits:
+        raise ValueError("--splits: none is named: name one or more, such as valid test")
     from mars_dist.page import evaluate_folder
 
     folder = local(command.model)
-    path = Path(command.report) if command.report else folder / "report.html"
+    path = folder / "report.html"
+    if command.report:
+        path = local(command.report)
+        make_folder(path.parent, "--report")
     limits = dict.fromkeys(command.splits, command.notes)
     print(evaluate_folder(folder, absolute(command.data), limits, command.shown, command.sampling, path, say))
 
@@ -218,7 +231,9 @@ def quickstart(arguments: Sequence[str]) -> None:
     """From nothing to sound: render notes, train both stages with `tiny`, sample, measure."""
     from mars_dist.quickstart import Quickstart, run
 
-    run(parse(Quickstart, arguments, "quickstart"))
+    options = parse(Quickstart, arguments, "quickstart")
+    make_folder(local(options.out))
+    run(options)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -299,16 +314,15 @@ def absolute(folder: str) -> str:
 
 
 def local(folder: str) -> Path:
-    """Raises ValueError for s3://: runs are kept on a disk that all workers share."""
+    """Raises ValueError for s3://: runs, and what is made of them, are kept on a disk that all workers share."""
     if "://" in folder:
-        raise ValueError(f"{folder}: a run's folder must lie on a disk that all workers share, not behind an address")
+        raise ValueError(f"{folder}: is behind an address: runs and sounds lie on a disk that all workers share")
     return Path(folder).absolute()
 
 
-def make_folder(folder: str) -> Path:
+def make_folder(folder: Path, option: str = "--out") -> None:
     """Raises ValueError where it cannot be written."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another --out") from None
-    return Path(folder)
+        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another {option}") from None

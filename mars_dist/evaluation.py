@@ -4,8 +4,11 @@ Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples
 V codebook size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +27,20 @@ from mars_dist.sampling import SamplingConfig
 from mars_dist.spectrogram import griffin_lim, picture_from_wave
 
 LINES = ("real", "griffin_lim", "reconstruction", "sample", "nearest_training_note")
-NOTES_AT_ONCE = 32
+NOTES_AT_ONCE = 8
 COLUMNS = ["note_str", "picture", "wave", "pitch", "velocity", "family", "source", "instrument_str"]
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Measured = dict[str, dict[str, Tensor]]
+"""Metric -> line -> (B,) figures."""
+
+
+class Map(Protocol):
+    """How pieces of work are done: `map`, or `over_cluster` of mars_dist.distributed.cluster; in any order."""
+
+    def __call__(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterable[Result]: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,30 @@ class Version:
 
     picture_B1FN: Tensor
     wave_BT: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the notes that are measured: a piece of work."""
+
+    first: int
+    """Place of the first one among all measured notes; a sample's noise is keyed by its place."""
+    rows: NDArray[np.int64]
+    """Which rows of the split."""
+    num_shown: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part."""
+
+    part: Part
+    measured: Measured
+    columns: Columns
+    sample_B1FN: Tensor
+    """float16."""
+    hits_KV: Tensor
+    shown: list[dict[str, Version]]
 
 
 @dataclass
@@ -52,71 +91,107 @@ class Evaluation:
 
 
 def evaluate(
-    mars: Mars,
+    folder: Path,
     data: str,
     split: str,
     num_notes: int,
     num_shown: int,
     sampling: SamplingConfig,
     say: Callable[[str], None],
+    over: Map,
 ) -> Evaluation:
     """Measure real notes, their Griffin-Lim ceiling, reconstructions, samples and the samples' nearest training notes.
 
-    A sample is asked for with the conditions of a held-out note. Raises ValueError where the data set has other
-    settings than the model, or lacks the split.
+    A sample is asked for with the conditions of a held-out note. The figures do not depend on how the work is spread.
+    Raises ValueError where the data set has other settings than the model, or lacks the split.
     """
+    mars = model_of(folder)
     rows = Rows(data, split)
     require_same(mars.spectrogram, rows.info)
-    columns = spread(rows, num_notes, num_shown)
-    measured: dict[str, dict[str, list[Tensor]]] = {}
-    shown: list[dict[str, Version]] = []
-    samples: list[Tensor] = []
-    hits_KV = torch.zeros(len(mars.autoregressor.schedule), mars.tokenizer.config.codebook_size)
-    parts = [
-        {name: values[start : start + NOTES_AT_ONCE] for name, values in columns.items()}
-        for start in range(0, len(columns["pitch"]), NOTES_AT_ONCE)
-    ]
-    for i, part in enumerate(parts):
-        say(f"evaluate {split}: {i * NOTES_AT_ONCE}/{len(columns['pitch'])} notes")
-        versions, codes_BL = versions_of(mars, part, i * NOTES_AT_ONCE, sampling)
-        hits_KV += count_codes(codes_BL, mars.autoregressor.schedule, hits_KV.shape[1])
-        samples.append(versions["sample"].picture_B1FN.half())
-        measure(measured, versions, versions["real"], part["pitch"], mars.spectrogram.sample_rate)
-        shown += [one_note(versions, j) for j in range(len(part["pitch"])) if i * NOTES_AT_ONCE + j < num_shown]
+    parts = cut(chosen(rows.num_rows, num_notes, num_shown), num_shown)
+    total = sum(len(part.rows) for part in parts)
+    outcomes: list[Outcome] = []
+    for outcome in over(partial(measure_part, folder=folder, data=data, split=split, sampling=sampling), parts):
+        outcomes.append(outcome)
+        say(f"evaluate {split}: {sum(len(one.part.rows) for one in outcomes)}/{total} notes")
+    outcomes.sort(key=lambda outcome: outcome.part.first)
     say(f"evaluate {split}: nearest training notes")
-    nearest = nearest_training_notes(mars, Rows(data, "train"), torch.cat(samples)).split(NOTES_AT_ONCE)
-    for part, picture_B1FN in zip(parts, nearest, strict=True):
-        wave_BT = griffin_lim(picture_B1FN.float(), mars.spectrogram)
-        copies = {"nearest_training_note": Version(picture_B1FN.float(), wave_BT)}
-        measure(measured, copies, real_version(mars, part), part["pitch"], mars.spectrogram.sample_rate)
+    samples_B1FN = torch.cat([outcome.sample_B1FN for outcome in outcomes])
+    nearest_B1FN = nearest_training_notes(mars, Rows(data, "train"), samples_B1FN).split(NOTES_AT_ONCE)
+    jobs = list(zip(parts, nearest_B1FN, strict=True))
+    copies = dict(over(partial(measure_copies, folder=folder, data=data, split=split), jobs))
+    measured = [outcome.measured for outcome in outcomes] + [copies[part.first] for part in parts]
     return Evaluation(
         split=split,
-        num_notes=len(columns["pitch"]),
-        measures={
-            metric: {line: bootstrap(torch.cat(lines[line])) for line in LINES if line in lines}
-            for metric, lines in measured.items()
-        },
-        codebook=usage(hits_KV, mars.autoregressor.schedule),
-        shown=shown,
-        rows={name: values for name, values in columns.items() if name not in ("picture", "wave")},
+        num_notes=total,
+        measures={metric: {line: estimate(measured, metric, line) for line in LINES} for metric in measured[0]},
+        codebook=usage(torch.stack([outcome.hits_KV for outcome in outcomes]).sum(0), mars.autoregressor.schedule),
+        shown=[versions for outcome in outcomes for versions in outcome.shown],
+        rows={name: np.concatenate([outcome.columns[name] for outcome in outcomes]) for name in outcomes[0].columns},
     )
 
 
-def spread(rows: Rows, num_notes: int, num_shown: int) -> Columns:
+def estimate(measured: list[Measured], metric: str, line: str) -> Estimate:
+    """The mean over all parts that have the line, with its interval."""
+    return bootstrap(torch.cat([figures[metric][line] for figures in measured if line in figures[metric]]))
+
+
+@lru_cache(maxsize=1)
+def model_of(folder: Path) -> Mars:
+    """Loaded once a process."""
+    return Mars.from_pretrained(folder)
+
+
+def chosen(num_rows: int, num_notes: int, num_shown: int) -> NDArray[np.int64]:
     """About num_notes rows that lie evenly over the split; first num_shown of them that lie evenly over these."""
-    wanted = np.unique(np.linspace(0, rows.num_rows - 1, min(num_notes, rows.num_rows)).round().astype(np.int64))
+    wanted = np.unique(np.linspace(0, num_rows - 1, min(num_notes, num_rows)).round().astype(np.int64))
     first = np.unique(np.linspace(0, len(wanted) - 1, min(num_shown, len(wanted))).round().astype(np.int64))
-    order = np.concatenate([wanted[first], np.delete(wanted, first)])
+    return np.concatenate([wanted[first], np.delete(wanted, first)])
+
+
+def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
+    return [
+        Part(first, rows[first : first + NOTES_AT_ONCE], max(0, num_shown - first))
+        for first in range(0, len(rows), NOTES_AT_ONCE)
+    ]
+
+
+def read(data: str, split: str, wanted: NDArray[np.int64]) -> Columns:
+    """The wanted rows of a split, in their order."""
+    rows = Rows(data, split)
     starts = np.cumsum([0] + [group.num_rows for group in rows.groups])
     parts: list[Columns] = []
     for group, start in zip(rows.groups, starts, strict=False):
-        inside = np.flatnonzero((order >= start) & (order < start + group.num_rows))
+        inside = np.flatnonzero((wanted >= start) & (wanted < start + group.num_rows))
         if len(inside):
-            read = rows.read_group(group, COLUMNS)
-            parts.append({name: values[order[inside] - start] for name, values in read.items()} | {"place": inside})
+            found = rows.read_group(group, COLUMNS)
+            parts.append({name: values[wanted[inside] - start] for name, values in found.items()} | {"place": inside})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     back = np.argsort(joined.pop("place"))
     return {name: values[back] for name, values in joined.items()}
+
+
+def measure_part(part: Part, folder: Path, data: str, split: str, sampling: SamplingConfig) -> Outcome:
+    """Every line's figures but those of the nearest training notes."""
+    mars, columns = model_of(folder), read(data, split, part.rows)
+    versions, codes_BL = versions_of(mars, columns, part.first, sampling)
+    return Outcome(
+        part,
+        measure(versions, versions["real"], columns["pitch"], mars.spectrogram.sample_rate),
+        {name: values for name, values in columns.items() if name not in ("picture", "wave")},
+        versions["sample"].picture_B1FN.half(),
+        count_codes(codes_BL, mars.autoregressor.schedule, mars.tokenizer.config.codebook_size),
+        [one_note(versions, i) for i in range(min(part.num_shown, len(part.rows)))],
+    )
+
+
+def measure_copies(job: tuple[Part, Tensor], folder: Path, data: str, split: str) -> tuple[int, Measured]:
+    """The figures of training notes as if they were the samples, and the place of the first one."""
+    part, picture_B1FN = job
+    mars, columns = model_of(folder), read(data, split, part.rows)
+    version = Version(picture_B1FN.float(), griffin_lim(picture_B1FN.float(), mars.spectrogram))
+    copies = {"nearest_training_note": version}
+    return part.first, measure(copies, real_version(mars, columns), columns["pitch"], mars.spectrogram.sample_rate)
 
 
 def real_version(mars: Mars, part: Columns) -> Version:
@@ -150,14 +225,9 @@ def one_note(versions: dict[str, Version], i: int) -> dict[str, Version]:
     }
 
 
-def measure(
-    measured: dict[str, dict[str, list[Tensor]]],
-    versions: dict[str, Version],
-    real: Version,
-    pitch_B: NDArray[np.int64],
-    sample_rate: int,
-) -> None:
-    """Add each version's figures, one a note, to what was measured so far; distances are from the real note."""
+def measure(versions: dict[str, Version], real: Version, pitch_B: NDArray[np.int64], sample_rate: int) -> Measured:
+    """Each version's figures, one a note; distances are from the real note."""
+    measured: Measured = {}
     for line, version in versions.items():
         figures = {
             "pitch_accuracy": pitch_correct(version.wave_BT, torch.from_numpy(pitch_B), sample_rate).float(),
@@ -166,7 +236,8 @@ def measure(
             "mae": mae(version.picture_B1FN, real.picture_B1FN),
         }
         for metric, values_B in figures.items():
-            measured.setdefault(metric, {}).setdefault(line, []).append(values_B)
+            measured.setdefault(metric, {})[line] = values_B
+    return measured
 
 
 def nearest_training_notes(mars: Mars, training: Rows, samples_B1FN: Tensor) -> Tensor:

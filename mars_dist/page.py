@@ -6,9 +6,10 @@ from typing import Any
 
 from mars_dist import report
 from mars_dist.dataset import Rows
-from mars_dist.evaluation import LINES, Evaluation, evaluate
+from mars_dist.evaluation import LINES, Evaluation, evaluate, model_of
+from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
-from mars_dist.model import CONFIG, TOKENIZER, Mars
+from mars_dist.model import CONFIG, TOKENIZER
 from mars_dist.nsynth import FAMILIES, SOURCES
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json, to_plain, write_json
@@ -125,15 +126,20 @@ def evaluate_folder(
 
     Returns the table as text. Raises ValueError where model and data do not fit.
     """
-    mars = Mars.from_pretrained(folder)
-    evaluations = [evaluate(mars, data, split, num, num_shown, sampling, say) for split, num in num_notes.items()]
+    keep_freed_memory()
+    from mars_dist.distributed.cluster import over_cluster
+
+    spectrogram = model_of(folder).spectrogram
+    evaluations = [
+        evaluate(folder, data, split, num, num_shown, sampling, say, over_cluster) for split, num in num_notes.items()
+    ]
     notice = Rows(data, next(iter(num_notes))).info.notice
     measured = {
         evaluation.split: {"measures": to_plain_measures(evaluation), "codebook": evaluation.codebook}
         for evaluation in evaluations
     }
     write_json(folder / EVALUATION, {"notice": notice, "sampling": to_plain(sampling), "splits": measured})
-    size = write_page(path, folder, evaluations, mars.spectrogram.sample_rate, notice)
+    size = write_page(path, folder, evaluations, spectrogram.sample_rate, notice)
     say(f"{path}: {size / 2**20:.1f} MiB")
     return table(evaluations, notice)
 

@@ -38,7 +38,7 @@ def run(options: Quickstart) -> None:
     """Run what is missing, then write summary.json and print the table. Raises ValueError for what a user can mend."""
     from mars_dist.distributed.data import encode, preprocess
     from mars_dist.launch import fit
-    from mars_dist.page import evaluate_folder
+    from mars_dist.page import EVALUATION, evaluate_folder
     from mars_dist.sampling import SamplingConfig
     from mars_dist.training.plan import Plan
 
@@ -61,11 +61,16 @@ def run(options: Quickstart) -> None:
         encode(str(pictures), tokenizer, str(codes), say)
     with stages.run("train_autoregressor"):
         fit(model_plan, options.workers, say)
+    table = out / "table.txt"
     with stages.run("evaluate"):
-        table = evaluate_folder(model, str(pictures), MEASURED, SHOWN, SamplingConfig(), out / "report.html", say)
+        if table.exists() and (model / EVALUATION).exists():
+            say(f"{out / 'report.html'}: finished already: nothing to do")
+        else:
+            page = out / "report.html"
+            text = evaluate_folder(model, str(pictures), MEASURED, SHOWN, SamplingConfig(), page, say)
+            table.write_text(f"{text}\n")  # written last: its presence means evaluated
     write_json(out / "summary.json", summary(stages, notes, tokenizer, model))
-    print(table)
-    say("")
+    print(table.read_text())
     for what, path in {
         "page to listen to": out / "report.html",
         "figures": out / "summary.json",

@@ -255,9 +255,9 @@ def _legend(rung: Rung, sample_rate: int) -> str:
 <text transform="translate(11 {top + height / 2}) rotate(-90)" class="x">frequency, kHz</text>
 </svg>
 <figcaption>How to read the pictures: time runs from left to right, pitch from bottom to top, and the brighter, the
-louder. The lowest bright line is the note; the lines above it are the harmonics that make its timbre. Noise is a haze
-between them. Frequencies are spaced as the ear hears them (mel scale). All pictures share these axes and one scale of
-brightness, from silence to a full-scale tone.</figcaption>
+louder. Mostly the lowest bright line is the note, and those above it are the harmonics that make its timbre;
+noise is a haze between them. Frequencies are spaced as the ear hears them (mel scale). All pictures share these axes
+and one scale of brightness, from silence to a full-scale tone.</figcaption>
 </figure>
 """
 

@@ -16,12 +16,12 @@ from mars_dist.quantizer import MultiScaleQuantizer
 class SamplingConfig:
     """How codes are drawn."""
 
-    guidance: float = 1.5
+    guidance: float = 2.5
     """Classifier-free guidance at the last scale; it ramps up from 0 at the first (VAR)."""
-    temperature: float = 1.0
-    top_k: int = 200
+    temperature: float = 0.9
+    top_k: int = 50
     """0: no limit."""
-    top_p: float = 1.0
+    top_p: float = 0.95
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -66,7 +66,12 @@ def griffin_lim(
     before_BFN = torch.zeros_like(angles_BFN)
     for _ in range(iterations):
         rebuilt_BFN = stft(invert(magnitude_BFN * angles_BFN), config)
-        angles_BFN = rebuilt_BFN - before_BFN * (momentum / (1 + momentum))
-        angles_BFN = angles_BFN / angles_BFN.abs().clamp(min=1e-16)
+        angles_BFN = on_unit_circle(rebuilt_BFN - before_BFN * (momentum / (1 + momentum)))
         before_BFN = rebuilt_BFN
     return invert(magnitude_BFN * angles_BFN)
+
+
+def on_unit_circle(x: Tensor) -> Tensor:
+    """x / |x|, by way of real numbers: complex division takes ten times as long on a CPU."""
+    parts = torch.view_as_real(x)
+    return torch.view_as_complex(parts * parts.square().sum(-1, keepdim=True).clamp(min=1e-30).rsqrt())

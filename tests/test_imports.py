@@ -14,9 +14,11 @@ LIGHT = ("__init__", "config", "scales", "serialize", "presets")
 
 
 def layer(module: str) -> str:
-    """cli, distributed, training, or core for all the rest of mars_dist."""
+    """cli (all that a command is made of), distributed, training, or core for all the rest of mars_dist."""
     part = module.split(".")[1] if "." in module else ""
-    return part if part in ("cli", "distributed", "training") else "core"
+    if part in ("cli", "launch", "page", "quickstart"):
+        return "cli"
+    return part if part in ("distributed", "training") else "core"
 
 
 MAY_NOT_IMPORT = {

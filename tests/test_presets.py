@@ -9,9 +9,8 @@ from torch import nn
 
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
-from mars_dist.presets import PRESETS, TINY, load, load_run
+from mars_dist.presets import PRESETS, TINY, load
 from mars_dist.scales import Size
-from mars_dist.serialize import to_plain, write_json
 from mars_dist.tokenizer import Tokenizer
 
 
@@ -121,8 +120,3 @@ def test_what_is_wrong_in_a_toml_is_named(text: str, answer: str, tmp_path: Path
     path.write_text(text)
     with pytest.raises(ValueError, match=answer):
         load(str(path))
-
-
-def test_a_runs_settings_are_read_from_its_folder(tmp_path: Path) -> None:
-    write_json(tmp_path / "config.json", {"kind": "tokenizer", "run": to_plain(TINY.tokenizer)})
-    assert load_run(tmp_path, type(TINY.tokenizer)) == TINY.tokenizer

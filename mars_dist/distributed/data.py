@@ -2,19 +2,15 @@
 
 import json
 import os
-import pickle
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
-
-import pyarrow as pa
-import ray.data
-import torch
 
 from mars_dist import codes
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import HALF_WRITTEN, MANIFEST, DatasetInfo, Folder, Shard, require_same
-from mars_dist.distributed.runtime import connect
+from mars_dist.distributed.cluster import over_cluster
 from mars_dist.model import load_tokenizer
 from mars_dist.nsynth import fingerprint, read_source
 from mars_dist.pictures import Job, Made, arrays, make_shard, plan
@@ -70,10 +66,7 @@ def preprocess(
         info.save(folder)
         _delete_leftovers(folder, info)
     except OSError as error:
-        raise ValueError(
-            f"{out}: cannot be written ({error}): choose another --out, or mend it and run the same command again, "
-            "which keeps the finished shards"
-        ) from error
+        raise _cannot_be_written(out, error) from error
     more = f", {len(rejected) - SHOWN} more of them in {MANIFEST}" if len(rejected) > SHOWN else ""
     progress(f"{out}: {_counted(info)} from {num_notes} notes, {len(rejected)} rejected{more}")
     return info
@@ -98,45 +91,27 @@ def encode(pictures: str, tokenizer: Path, out: str, progress: Say = print) -> D
             )
         progress(f"{out}: finished already, {_counted(info)}: nothing to do")
         return info
-    connect()
-
-    def work(batch: pa.Table) -> pa.Table:
-        torch.set_num_threads(1)
-        rows = codes.make_shard(info.shards[batch["shard"][0].as_py()], pictures, tokenizer, folder)
-        return pa.table({"rows": [rows]})
-
-    items = ray.data.from_items([{"shard": i} for i in range(len(info.shards))], override_num_blocks=len(info.shards))
     total, encoded, start = sum(info.counts.values()), 0, monotonic()
-    for seen, row in enumerate(items.map_batches(work, batch_size=1, batch_format="pyarrow").iter_rows(), start=1):
-        encoded += row["rows"]
-        speed = encoded / (monotonic() - start)
-        progress(f"shards {seen}/{len(info.shards)} | notes {encoded}/{total} | {speed:.0f} notes/s")
-    assert encoded == total
-    info.save(folder)
+    try:
+        work = partial(codes.make_shard, pictures=pictures, tokenizer=tokenizer, folder=folder)
+        results = over_cluster(work, info.shards)
+        for seen, rows in enumerate(results, start=1):
+            encoded += rows
+            speed = encoded / (monotonic() - start)
+            progress(f"shards {seen}/{len(info.shards)} | notes {encoded}/{total} | {speed:.0f} notes/s")
+        assert encoded == total
+        info.save(folder)
+    except OSError as error:
+        raise _cannot_be_written(out, error) from error
     progress(f"{out}: {_counted(info)}")
     return info
 
 
 def _run(jobs: list[Job], num_notes: int, folder: Folder, config: SpectrogramConfig, progress: Say) -> Iterator[Made]:
     """The jobs' results as they come, with a line of progress every few seconds. Raises OSError."""
-    connect()
-
-    def work(batch: pa.Table) -> pa.Table:
-        torch.set_num_threads(1)  # Ray starts a task for each CPU
-        try:
-            result: Made | OSError = make_shard(pickle.loads(batch["job"][0].as_py()), folder, config)
-        except OSError as error:
-            result = error
-        return pa.table({"result": [pickle.dumps(result)]})
-
-    items = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
-    results = items.map_batches(work, batch_size=1, batch_format="pyarrow")
     start = said = monotonic()
     seen = kept = notes_seen = notes_made = peak = 0
-    for row in results.iter_rows():
-        made = pickle.loads(row["result"])
-        if isinstance(made, OSError):
-            raise made
+    for made in over_cluster(partial(make_shard, folder=folder, config=config), jobs):
         now = monotonic()
         if not seen:
             start = now  # the workers have started: what follows tells their speed
@@ -172,6 +147,13 @@ def _finished(folder: Folder, notes_print: str, config: SpectrogramConfig) -> Da
             f"its {MANIFEST} to bring it up to date"
         )
     return info if {shard.name for shard in info.shards} <= names else None
+
+
+def _cannot_be_written(out: str | os.PathLike[str], error: OSError) -> ValueError:
+    return ValueError(
+        f"{out}: cannot be written ({error}): choose another --out, or mend it and run the same command again, "
+        "which keeps the finished shards"
+    )
 
 
 def _delete_leftovers(folder: Folder, info: DatasetInfo) -> None:

@@ -29,11 +29,6 @@ from mars_dist.training.run import CHECKPOINTS, KEEP
 
 MAX_FAILURES = 3
 """How often lost workers are started again, from the newest checkpoint."""
-WORKER_ENVIRONMENT = {
-    # Memory that a step frees is kept for the next one: giving it back to the kernel costs a third of a step on a CPU.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-}
 
 
 def fit(plan: Plan, workers: int | None, say: Say) -> None:
@@ -50,12 +45,11 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
         train_worker,
         train_loop_config=plan.to_plain(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
-        run_config=RunConfig(  # type: ignore[call-arg]  # the checker is shown the former one
+        run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=str(plan.folder),
             checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
     with console(say):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 NO_PITCH = -1
-LOWEST, HIGHEST = 23, 101  # MIDI: the lags that are searched
+LOWEST = 23  # MIDI: its period is the longest lag
 SUSTAIN = (0.1, 2.5)  # seconds: after the attack, before the release
 FRAME, HOP = 0.256, 0.2  # seconds
 THRESHOLD = 0.85  # of the highest key maximum: the first that reaches it is the period
@@ -20,11 +20,12 @@ SILENCE = 1e-5  # root mean square of the frames
 def detect_pitch(wave_BT: Tensor, sample_rate: int) -> Tensor:
     """(B, T) in [-1, 1] -> (B,) int64: the nearest MIDI pitch of the sustained part, or NO_PITCH for silence and noise.
 
-    Finds pitches 24 to 100. A note shorter than one frame after the attack counts as padded with silence.
+    Finds pitches 24 to 93; at 16 kHz, higher ones with strong harmonics may be taken for an octave below. A note
+    shorter than one frame after the attack counts as padded with silence.
     """
     nsdf_BL = _nsdf(wave_BT.float(), sample_rate)
     height_BL, lag_BL = _key_maxima(nsdf_BL)
-    height_BL[:, : int(sample_rate / _hertz(HIGHEST))] = 0
+    height_BL[:, 0] = 0
     highest_B1 = height_BL.amax(-1, keepdim=True)
     first_B1 = (height_BL >= THRESHOLD * highest_B1).int().argmax(-1, keepdim=True)
     period_B = lag_BL.gather(1, first_B1)[:, 0]
@@ -37,17 +38,13 @@ def pitch_correct(wave_BT: Tensor, pitch_B: Tensor, sample_rate: int) -> Tensor:
     return detect_pitch(wave_BT, sample_rate) == pitch_B
 
 
-def _hertz(pitch: float) -> float:
-    return float(440 * 2 ** ((pitch - 69) / 12))
-
-
 def _nsdf(wave_BT: Tensor, sample_rate: int) -> Tensor:
     """(B, T) -> (B, L): the NSDF, n(lag) = 2 sum x_j x_(j + lag) / sum (x_j^2 + x_(j + lag)^2), in [-1, 1].
 
     Both sums run over all frames, so that loud frames count more; they are zero for silence.
     """
     frame, hop = round(FRAME * sample_rate), round(HOP * sample_rate)
-    num_lags = int(sample_rate / _hertz(LOWEST)) + 2
+    num_lags = int(sample_rate / (440 * 2 ** ((LOWEST - 69) / 12))) + 2
     sustain_BT = wave_BT[:, round(SUSTAIN[0] * sample_rate) : round(SUSTAIN[1] * sample_rate)]
     sustain_BT = pad(sustain_BT, (0, max(0, frame - sustain_BT.shape[1])))
     x_BRW = sustain_BT.unfold(1, frame, hop)
@@ -66,7 +63,7 @@ def _nsdf(wave_BT: Tensor, sample_rate: int) -> Tensor:
 
 
 def _key_maxima(nsdf_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, L) -> (B, L) heights and (B, L) lags of the highest point of each positive lobe but the one around lag 0.
+    """(B, L) -> (B, L) heights and (B, L) lags of the highest point of each positive lobe.
 
     Heights are 0 elsewhere. A parabola through three points gives height and lag between samples: without it short
     periods lose to their multiples.

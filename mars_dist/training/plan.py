@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
+from mars_dist.memory import keep_freed_memory
 from mars_dist.serialize import from_plain, read_json, to_plain, write_json
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
@@ -42,6 +43,7 @@ class Plan:
 
     def train(self, run: Run) -> None:
         """Train to the end; every worker calls it."""
+        keep_freed_memory()
         train(self.stage(run), run)
 
     @property

@@ -19,7 +19,10 @@ from mars_dist.layers import Block
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
 
-LOW_PRECISION = (Block, ConditionedBlock, Encoder, Decoder, Autoregressor)
+BLOCKS = (Block, ConditionedBlock)
+LARGE = 1_000_000
+"""Parameters from which a block is gathered on its own: a smaller one saves less memory than the call costs time."""
+LOW_PRECISION = (Encoder, Decoder, Autoregressor)
 FLOAT32 = (MultiScaleQuantizer, Tokenizer)
 
 
@@ -31,7 +34,8 @@ def shard(model: nn.Module, precision: Precision) -> nn.Module:
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = low if precision == "bf16" else MixedPrecisionPolicy()
     for module in reversed(list(model.modules())):  # the inner ones first
-        if isinstance(module, LOW_PRECISION):
+        large = isinstance(module, BLOCKS) and sum(p.numel() for p in module.parameters()) >= LARGE
+        if large or isinstance(module, LOW_PRECISION):
             fully_shard(module, mp_policy=policy)
         elif isinstance(module, FLOAT32):
             fully_shard(module)

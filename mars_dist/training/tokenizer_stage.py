@@ -85,7 +85,7 @@ class TokenizerStage:
     def restart(self, codes_R: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> None:
         """Draw codes from what this step's global batch looked up, in its order, whatever the number of workers."""
         residuals_NC = sharding.gather(self.residuals_BLC).flatten(0, 1)
-        generator = torch.Generator().manual_seed((self.train.seed << 32) + step)
+        generator = torch.Generator().manual_seed((self.train.seed * 1_000_003 + step) % 2**32)
         drawn = torch.randperm(len(residuals_NC), generator=generator)[: len(codes_R)]
         codes_R, values_RC = codes_R[: len(drawn)], residuals_NC[drawn.to(residuals_NC.device)]
         codebook = self.model.quantizer.codebook_VC

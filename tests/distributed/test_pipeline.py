@@ -1,0 +1,324 @@
+"""The way from notes to sound as a user goes it, over a real Ray runtime: what is left on disk and on the terminal."""
+
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from time import sleep
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from safetensors.numpy import load_file
+from tensorboardX.proto.event_pb2 import Event
+
+from mars_dist import cli
+from mars_dist.evaluation import LINES
+from mars_dist.page import MEASURES
+from mars_dist.training.journal import read_metrics
+
+COUNTS = {"train": 22, "valid": 10, "test": 33}
+"""11 families of 2 instruments at 3 pitches; one wav of train is spoilt."""
+LABELS = ["note_str", "pitch", "velocity", "instrument", "instrument_str", "family", "source", "qualities"]
+
+
+class Ended(NamedTuple):
+    code: object
+    lines: list[str]
+    """All that reached the terminal."""
+
+
+def mars(*words: object) -> Ended:
+    """Run `mars ...` in this process; catch what it and the processes that it starts write."""
+    with pytest.MonkeyPatch.context() as patch, terminal() as read:
+        patch.setattr(sys, "argv", ["mars", *map(str, words)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        return Ended(code, read().splitlines())
+
+
+@contextmanager
+def terminal() -> Iterator[Callable[[], str]]:
+    """Both streams, of Python and below it, go into one file; a function that reads it."""
+    with open(os.memfd_create("terminal"), "w+") as file, redirect_stdout(file), redirect_stderr(file):
+        kept = os.dup(1), os.dup(2)
+
+        def read() -> str:
+            file.flush()
+            return Path(f"/proc/self/fd/{file.fileno()}").read_text()
+
+        try:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            yield read
+        finally:
+            for stream, before in zip((1, 2), kept, strict=True):
+                os.dup2(before, stream)
+                os.close(before)
+
+
+class Journey(NamedTuple):
+    folder: Path
+    commands: dict[str, tuple[object, ...]]
+    ended: dict[str, Ended]
+    spoilt: str
+    """The note whose wav is none."""
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    """Every command once, with the `debug` preset."""
+    folder = tmp_path_factory.mktemp("journey")
+    notes, pictures, codes, tokenizer, model = (folder / name for name in ("notes", "pictures", "codes", "tok", "ar"))
+    few = ("--pitches", 60, 62, "--velocities", 100, "--instruments-per-family", 2, "--valid-share", 0.3)
+    commands: dict[str, tuple[object, ...]] = {
+        "notes": ("--out", notes, *few),
+        "preprocess": ("debug", "--source", notes, "--out", pictures, "--shard-rows", 16),
+        "train-tokenizer": ("debug", "--data", pictures, "--out", tokenizer, "--workers", 2),
+        "encode": ("--tokenizer", tokenizer, "--data", pictures, "--out", codes),
+        "train-ar": ("debug", "--tokenizer", tokenizer, "--data", codes, "--out", model, "--workers", 2)
+        + ("--autoregressor.condition-on-instrument",),
+        "sample": (model, "--pitch", 60, "--family", "guitar", "--count", 2, "--out", folder / "samples"),
+        "evaluate": (model, "--data", pictures, "--notes", 8, "--shown", 2, "--report", folder / "report.html"),
+    }
+    ended, spoilt = {}, None
+    for name, words in commands.items():
+        ended[name] = mars(name, *words)
+        assert ended[name].code == 0, ended[name]
+        if spoilt is None:
+            spoilt = min((notes / "nsynth-train" / "audio").iterdir())
+            spoilt.write_text("hello")
+    assert spoilt is not None
+    return Journey(folder, commands, ended, spoilt.stem)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    values: dict[str, object] = json.loads(path.read_text())
+    return values
+
+
+# ---- what is on disk
+
+
+def test_a_bad_wav_is_listed_with_its_reason_and_stops_nothing(journey: Journey) -> None:
+    info = read_json(journey.folder / "pictures" / "dataset.json")
+    assert info["counts"] == COUNTS
+    [rejected] = info["rejected"]
+    assert rejected["note_str"] == journey.spoilt and rejected["split"] == "train"
+    assert "not a wav file" in rejected["reason"]
+    assert any(line.startswith(f"rejected {journey.spoilt} (train)") for line in journey.ended["preprocess"].lines)
+    assert "not NSynth" in info["notice"] and "TimGM6mb.sf2" in info["notice"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays"), [("pictures", ["picture"]), ("codes", ["codes", "latents"])], ids=["pictures", "codes"]
+)
+def test_data_sets_open_in_any_parquet_reader(journey: Journey, kind: str, arrays: list[str]) -> None:
+    folder, counts = journey.folder / kind, Counter[str]()
+    info = read_json(folder / "dataset.json")
+    assert info["kind"] == kind and info["counts"] == COUNTS
+    for shard in info["shards"]:
+        table = pq.read_table(folder / shard["name"])
+        counts[shard["split"]] += table.num_rows
+        held_out = ["wave"] if kind == "pictures" and shard["split"] != "train" else []
+        assert sorted(table.column_names) == sorted(LABELS + arrays + held_out)
+        assert set(table["pitch"].to_pylist()) <= {60, 61, 62}
+        for name in [*arrays, *held_out]:
+            [declared] = [array for array in info["arrays"] if array["name"] == name]
+            values = np.frombuffer(table[name][0].as_py(), declared["dtype"])
+            assert values.size == np.prod(declared["shape"]) and len(np.unique(values)) > 3
+    assert counts == COUNTS
+    assert {path.name for path in folder.iterdir()} == {shard["name"] for shard in info["shards"]} | {"dataset.json"}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tokenizer", "tok"), ("autoregressor", "ar")], ids=["tok", "ar"])
+def test_a_models_folder_holds_what_the_docs_say(journey: Journey, kind: str, name: str) -> None:
+    folder = journey.folder / name
+    config, metrics = read_json(folder / "config.json"), read_json(folder / "metrics.json")
+    assert config["kind"] == kind
+    weights = load_file(folder / "model.safetensors")
+    assert len(weights) > 20 and all(np.isfinite(tensor).all() for tensor in weights.values())
+    figures = {"tokenizer": ("mse", "codebook/usage_all"), "autoregressor": ("cross_entropy", "accuracy")}[kind]
+    assert metrics["step"] in (10, 20) and all(np.isfinite(metrics[figure]) for figure in figures)
+    assert [line["step"] for line in read_metrics(folder, "train")] == [5, 10, 15, 20]
+    assert [line["step"] for line in read_metrics(folder, "valid")] == [10, 20]
+    assert {"loss", "norm", "step_seconds", "samples_per_second", "data_wait"} <= read_metrics(folder, "train")[
+        0
+    ].keys()
+    checkpoints = sorted(path.name for path in (folder / "training").glob("step_*"))
+    assert checkpoints == ["step_00000010", "step_00000020"]
+    inner = {path.name for path in (folder / "tokenizer").iterdir()} if kind == "autoregressor" else None
+    assert inner in (None, {"config.json", "model.safetensors", "metrics.json"})
+
+
+def events(folder: Path) -> Iterator[Event]:
+    """TFRecord: length (8 bytes), its checksum (4), an event, its checksum (4)."""
+    for path in sorted(folder.glob("events.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+@pytest.mark.parametrize(
+    ("name", "scalars", "sounds"),
+    [
+        (
+            "tok",
+            {"train/loss", "valid/mse", "valid/codebook/usage_all"},
+            {f"note {i}/reconstruction" for i in range(3)},
+        ),
+        ("ar", {"train/loss", "valid/cross_entropy", "valid/accuracy"}, {f"note {i}/sample" for i in range(3)}),
+    ],
+)
+def test_tensorboard_has_curves_pictures_and_sounds(
+    journey: Journey, name: str, scalars: set[str], sounds: set[str]
+) -> None:
+    values = [value for event in events(journey.folder / name / "tensorboard") for value in event.summary.value]
+    kinds = {kind: {v.tag for v in values if v.HasField(kind)} for kind in ("simple_value", "image", "audio")}
+    assert scalars <= kinds["simple_value"]
+    assert sounds <= kinds["image"] and sounds <= kinds["audio"]
+    assert all(v.image.height > 100 and v.image.encoded_image_string for v in values if v.HasField("image"))
+    assert all(v.audio.length_frames == 64_000 for v in values if v.HasField("audio"))
+
+
+def test_samples_are_notes_of_four_seconds(journey: Journey) -> None:
+    paths = sorted((journey.folder / "samples").iterdir())
+    assert [path.name for path in paths] == ["guitar-60-000.wav", "guitar-60-001.wav"]
+    for path in paths:
+        wave_T, rate = soundfile.read(path)
+        assert wave_T.shape == (64_000,) and rate == 16_000 and np.abs(wave_T).max() > 0
+
+
+def test_every_figure_has_all_lines_its_n_and_its_interval(journey: Journey) -> None:
+    values = read_json(journey.folder / "ar" / "evaluation.json")
+    assert "not NSynth" in values["notice"]
+    assert values["splits"].keys() == {"valid", "test"}
+    for split in values["splits"].values():
+        assert split["measures"].keys() == MEASURES.keys()
+        for lines in split["measures"].values():
+            assert tuple(lines) == LINES
+            for figure in lines.values():
+                low, high = figure["interval"]
+                assert figure["n"] == 8 and low <= figure["value"] <= high
+        assert split["measures"]["mse"]["real"]["value"] == 0
+    table = "\n".join(journey.ended["evaluate"].lines)
+    assert (
+        "valid: 8 notes" in table and "test: 8 notes" in table and "Pitch accuracy" in table and "not NSynth" in table
+    )
+
+
+def test_the_page_plays(journey: Journey) -> None:
+    page = (journey.folder / "report.html").read_text()
+    assert page.count("<audio") == 2 * 2 * 4  # splits, notes shown, rungs of the ladder
+    assert "not NSynth" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+# ---- what is on the terminal
+
+OURS = (
+    "notes ",
+    "shards ",
+    "rejected ",
+    "tokenizer ",
+    "autoregressor ",
+    "evaluate ",
+    "/",
+)
+
+
+def test_only_our_lines_reach_the_terminal(journey: Journey) -> None:
+    for name, ended in journey.ended.items():
+        lines = ended.lines
+        if name == "evaluate":  # the table follows the last line of progress
+            lines = lines[: next(i for i, line in enumerate(lines) if line.startswith("/")) + 1]
+        assert lines and all(line.startswith(OURS) for line in lines), (name, lines)
+
+
+@pytest.mark.parametrize("name", ["notes", "preprocess", "train-tokenizer", "encode", "train-ar"])
+def test_a_command_that_is_finished_says_so_and_does_nothing(journey: Journey, name: str) -> None:
+    command = journey.commands[name]
+    if name == "preprocess":  # of the notes as they were, the spoilt one included
+        assert "nothing to do" in mars(name, *command).lines[-1]
+    before = {path: path.stat().st_mtime_ns for path in journey.folder.rglob("*")}
+    code, lines = mars(name, *command)
+    assert code == 0 and len(lines) == 1
+    assert "finished already" in lines[0] and lines[0].endswith("nothing to do")
+    assert {path: path.stat().st_mtime_ns for path in journey.folder.rglob("*")} == before
+
+
+def test_workers_that_do_not_fit_are_one_line(journey: Journey, tmp_path: Path) -> None:
+    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", "--out", tmp_path / "run", "--workers")
+    assert mars(*train, 9) == (2, ["mars: --workers: 9 workers need 9 CPUs, there are 4: choose at most 4"])
+    code, lines = mars(*train, 3)
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith("mars: train.batch_size: 4 is not a multiple of the 3 workers: choose 3, or")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_meets_a_bad_disk_is_one_line(journey: Journey, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    encode = ("encode", "--tokenizer", journey.folder / "tok", "--data", journey.folder / "pictures", "--out")
+    code, lines = mars(*encode, tmp_path / "file" / "codes")
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith(f"mars: {tmp_path}/file/codes: cannot be written") and "another --out" in lines[0]
+
+
+# ---- a worker that dies
+
+
+def kill_a_worker_after(checkpoint: Path, killed: list[int]) -> None:
+    """SIGKILL for one of the two processes that train, once the checkpoint is there."""
+    while not checkpoint.exists():
+        sleep(0.02)
+    workers = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in child.name() + " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGKILL)
+    killed.append(workers[1].pid)
+
+
+def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> None:
+    longer = (
+        "--train.precision",
+        "float32",
+        "--train.steps",
+        60,
+        "--train.checkpoint-every",
+        10,
+        "--train.log-every",
+        1,
+    )
+    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *longer, "--out")
+    killed: list[int] = []
+    checkpoint = tmp_path / "killed" / "training" / "step_00000020" / "position.json"
+    killer = threading.Thread(target=kill_a_worker_after, args=(checkpoint, killed), daemon=True)
+    killer.start()
+    code, lines = mars(*train, tmp_path / "killed", "--workers", 2)
+    assert code == 0, lines
+    assert len(killed) == 1
+    assert any(line.startswith("tokenizer: resumed at step ") for line in lines)
+    assert all(line.startswith(OURS) or line.startswith("tokenizer: resumed") for line in lines), lines
+
+    assert mars(*train, tmp_path / "undisturbed", "--workers", 2).code == 0
+    disturbed, undisturbed = (
+        [line["loss"] for line in read_metrics(tmp_path / name, "train")] for name in ("killed", "undisturbed")
+    )
+    assert len(undisturbed) == 60
+    np.testing.assert_allclose(disturbed, undisturbed, rtol=1e-4)

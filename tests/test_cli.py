@@ -1,0 +1,318 @@
+"""Commands as a user types them, without a cluster: help, and one line for each mistake."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import soundfile
+
+from mars_dist import cli
+from mars_dist.autoregressor import Autoregressor
+from mars_dist.conditions import Vocabulary
+from mars_dist.config import AutoregressorRunConfig
+from mars_dist.model import load_tokenizer, save_autoregressor
+from mars_dist.presets import PRESETS
+from mars_dist.training.plan import Plan
+
+
+class Ended(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+
+MarsCommand = Callable[..., Ended]
+
+
+@pytest.fixture
+def mars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> MarsCommand:
+    """Run `mars ...` in this process."""
+
+    def run(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["mars", *map(str, words)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(mars: MarsCommand) -> Callable[..., str]:
+    """Run `mars ...`, which is a user's mistake; the one line that tells it."""
+
+    def run(*words: object) -> str:
+        ended = mars(*words)
+        assert ended.code == 2, ended
+        assert ended.out == ""
+        [line] = ended.err.splitlines()
+        assert line.startswith("mars: ")
+        return line.removeprefix("mars: ")
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """No folder can be made below it."""
+    (tmp_path / "file").touch()
+    return tmp_path / "file"
+
+
+@pytest.fixture(scope="module")
+def without_instruments(trained_autoregressor: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights that knows no instruments."""
+    run, tokenizer_folder = trained_autoregressor.config, trained_autoregressor.tokenizer_folder
+    assert isinstance(run, AutoregressorRunConfig)
+    run = replace(run, autoregressor=replace(run.autoregressor, condition_on_instrument=False))
+    vocabulary, (_, tokenizer_run) = Vocabulary(), load_tokenizer(tokenizer_folder)
+    model = Autoregressor(run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
+    folder = tmp_path_factory.mktemp("without") / "model"
+    save_autoregressor(folder, model.state_dict(), run, vocabulary, tokenizer_folder, {})
+    return folder
+
+
+# ---- help
+
+
+def test_help_lists_every_command_and_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; sys.argv = ['mars', '--help']\n"
+        "from mars_dist.cli import main; main()\n"
+        "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
+    )
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    commands = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
+    assert commands == list(cli.COMMANDS)
+    assert "quickstart" in commands and "train-ar" in commands
+
+
+def test_the_console_script_is_installed() -> None:
+    script = Path(sys.executable).with_name("mars")
+    text = subprocess.run([script], capture_output=True, text=True, check=True).stdout
+    assert text.startswith("usage: mars COMMAND")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(mars: MarsCommand, command: str) -> None:
+    ended = mars(command, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"usage: mars {command} ")
+    assert cli.COMMANDS[command].__doc__ in mars("--help").out
+
+
+def test_help_after_a_preset_shows_its_values(mars: MarsCommand) -> None:
+    assert "default: 1x1 2x2 4x4)" in " ".join(mars("train-tokenizer", "debug", "--help").out.split())
+    assert "default: 1x1 2x1 4x1 4x2 8x2 16x4)" in " ".join(mars("train-tokenizer", "--help").out.split())
+
+
+def test_presets_are_listed(mars: MarsCommand) -> None:
+    head, *lines = mars("presets").out.splitlines()
+    assert head.split() == ["preset", "picture", "tokens", "codebook", "tokenizer", "autoregressor"]
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert lines[0].split() == ["debug", "64x32x64", "21", "64", "1x64", "2x64"]
+
+
+# ---- mistakes
+
+
+def test_unknown_names(refused: Callable[..., str]) -> None:
+    assert refused("fly") == f"fly: there is no such command: choose {', '.join(cli.COMMANDS)}"
+    assert refused("preprocess", "huge") == (
+        f"huge: there is no such preset: choose {', '.join(PRESETS)}, or give a .toml file"
+    )
+    assert refused("quickstart", "--preset", "huge").startswith("huge: there is no such preset")
+    assert refused("train-ar") == ("mars train-ar: name a preset or a .toml first, such as: mars train-ar tiny ...")
+
+
+def test_a_preset_of_ones_own_with_a_typo(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    assert refused("train-tokenizer", path) == f"{path}: there is no such file"
+    path.write_text('preset = "debug"\n[tokenizer.optim]\nlearning = 1\n')
+    assert refused("train-tokenizer", path).startswith("tokenizer.optim.learning: unknown setting")
+
+
+def test_an_unknown_option_ends_with_the_nearest_one(mars: MarsCommand) -> None:
+    ended = mars("train-tokenizer", "debug", "--data", "x", "--optim.lrr", "1")
+    assert ended.code == 2 and "--optim.lr " in ended.err and "Traceback" not in ended.err
+
+
+def test_a_missing_source(refused: Callable[..., str], tmp_path: Path) -> None:
+    line = refused("preprocess", "debug", "--source", tmp_path / "none", "--out", tmp_path / "out")
+    assert line == f"{tmp_path}/none: no such folder: give one that holds nsynth-train/, nsynth-valid/ or nsynth-test/"
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_does_not_fit(
+    refused: Callable[..., str], short_pictures: str, short_codes: str, tmp_path: Path
+) -> None:
+    train = ("train-tokenizer", "debug", "--workers", "0", "--out", tmp_path / "run", "--data")
+    assert refused(*train, tmp_path / "none") == (
+        f"{tmp_path}/none: no data set there: check the path, or make one with mars preprocess"
+    )
+    half = tmp_path / "half"
+    shutil.copytree(short_pictures, half)
+    (half / "dataset.json").unlink()
+    assert refused(*train, half) == (
+        f"{half}: has no dataset.json, so it is half-written or no data set: "
+        "run the command that makes it again to finish it"
+    )
+    assert refused(*train, short_pictures).startswith(
+        "spectrogram.num_samples: 64000 is asked for, the data set was made with 2000: "
+        "set --spectrogram.num-samples 2000, or preprocess"
+    )
+    assert refused(*train, short_codes) == (
+        f"{short_codes}: holds codes, not pictures: give the --out of mars preprocess"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_does_not_fit(
+    refused: Callable[..., str],
+    trained_tokenizer: Plan,
+    trained_autoregressor: Plan,
+    short_codes: str,
+    short_pictures: str,
+    tmp_path: Path,
+) -> None:
+    options = ("--workers", "0", "--out", tmp_path / "run", "--data", short_codes, "--tokenizer")
+    train = ("train-ar", "debug", *options)
+    encode = ("encode", "--data", short_pictures, "--out", tmp_path / "codes", "--tokenizer")
+    for command in (train, encode):
+        assert refused(*command, tmp_path) == (
+            f"{tmp_path}: holds no trained tokenizer (config.json and model.safetensors): "
+            "give the --out of its training"
+        )
+        folder = trained_autoregressor.folder
+        assert refused(*command, folder) == f"{folder}: holds a model of kind 'autoregressor', wanted is 'tokenizer'"
+    other = tmp_path / "other"
+    shutil.copytree(trained_tokenizer.folder, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    assert refused(*train, other) == (
+        f"{short_codes}: these codes were made by another tokenizer than {other}: "
+        "run mars encode with this tokenizer into another folder"
+    )
+    assert not (tmp_path / "run").exists() and not (tmp_path / "codes").exists()
+
+
+def test_what_a_model_does_not_know(
+    refused: Callable[..., str], trained_autoregressor: Plan, without_instruments: Path, tmp_path: Path
+) -> None:
+    sample = ("sample", trained_autoregressor.folder, "--out", tmp_path / "out")
+    assert refused(*sample, "--pitch", 128) == "pitch: 128 is no MIDI number: choose 0 to 127"
+    assert refused(*sample, "--family", "gitar").startswith(
+        "family: 'gitar' is unknown to this model: choose from bass, brass, flute, guitar,"
+    )
+    assert refused(*sample, "--source", "x").endswith("choose from acoustic, electronic, synthetic")
+    line = refused(*sample, "--instrument", "guitar_acoustic_999")
+    assert line.startswith("instrument: 'guitar_acoustic_999' is unknown to this model: choose from bass_acoustic_055,")
+    assert refused("sample", without_instruments, "--instrument", "guitar_acoustic_052") == (
+        "instrument: 'guitar_acoustic_052': this model was not conditioned on instruments: leave it out"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_model(refused: Callable[..., str], trained_tokenizer: Plan, tmp_path: Path) -> None:
+    assert refused("sample", tmp_path).startswith(f"{tmp_path}: holds no trained autoregressor")
+    line = refused("evaluate", trained_tokenizer.folder, "--data", tmp_path)
+    assert line == f"{trained_tokenizer.folder}: holds a model of kind 'tokenizer', wanted is 'autoregressor'"
+
+
+def test_numbers_that_make_no_sense(refused: Callable[..., str], tmp_path: Path) -> None:
+    train = ("train-tokenizer", "debug", "--data", tmp_path, "--out", tmp_path / "run")
+    assert refused(*train, "--workers", "-1") == "--workers: -1 must be 0 (in this process, without Ray) or more"
+    assert refused("sample", tmp_path, "--count", 0) == "--count: 0 must be at least 1"
+    evaluate = ("evaluate", tmp_path, "--data", tmp_path)
+    assert refused(*evaluate, "--notes", 0) == "--notes: 0 must be at least 1"
+    assert refused(*evaluate, "--shown", -1) == "--shown: -1 must be at least 0"
+    assert refused(*evaluate, "--splits") == "--splits: none is named: name one or more, such as valid test"
+    assert refused("notes", "--out", tmp_path, "--pitches", 60, 50).startswith("notes.pitches: 60 50 must be")
+
+
+def test_a_folder_that_cannot_be_written(
+    refused: Callable[..., str], trained_autoregressor: Plan, short_codes: str, file: Path
+) -> None:
+    ar = trained_autoregressor
+    train = ("train-ar", "debug", "--workers", "0", "--data", short_codes, "--tokenizer", ar.tokenizer)
+    assert refused(*train, "--out", file / "run") == (
+        f"{file}/run: cannot be written (Not a directory): choose another --out"
+    )
+    made = f"{file}/out: cannot be made (Not a directory): choose another "
+    assert refused("sample", ar.folder, "--out", file / "out") == f"{made}--out"
+    assert refused("quickstart", "--out", file / "out") == f"{made}--out"
+    report = ("--report", file / "out" / "report.html")
+    assert refused("evaluate", ar.folder, "--data", "x", *report) == f"{made}--report"
+    assert refused("notes", "--out", file / "out").startswith(f"{file}/out: cannot be written (Not a directory)")
+
+
+def test_a_runs_folder_lies_on_a_disk(refused: Callable[..., str], tmp_path: Path) -> None:
+    address = "s3://bucket/run"
+    for command in (
+        ("train-tokenizer", "debug", "--data", tmp_path, "--out", address),
+        ("train-ar", "debug", "--data", tmp_path, "--tokenizer", tmp_path, "--out", address),
+        ("train-ar", "debug", "--data", tmp_path, "--tokenizer", address),
+        ("encode", "--data", tmp_path, "--tokenizer", address, "--out", tmp_path),
+        ("sample", address),
+        ("evaluate", address, "--data", tmp_path),
+        ("quickstart", "--out", address),
+    ):
+        assert (
+            refused(*command)
+            == f"{address}: is behind an address: runs and sounds lie on a disk that all workers share"
+        )
+
+
+def test_debug_gives_the_traceback(mars: MarsCommand, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no trained autoregressor"):
+        mars("sample", tmp_path, "--debug")
+
+
+# ---- what goes right, without a cluster
+
+
+def test_a_sample_is_a_wav_file_named_after_what_was_asked_for(
+    mars: MarsCommand, trained_autoregressor: Plan, tmp_path: Path
+) -> None:
+    asked = ("--pitch", 60, "--family", "guitar", "--count", 2)
+    ended = mars("sample", trained_autoregressor.folder, *asked, "--out", tmp_path / "out")
+    paths = [tmp_path / "out" / f"guitar-60-{i:03d}.wav" for i in range(2)]
+    assert ended == (0, "", "".join(f"{path}\n" for path in paths))
+    assert sorted((tmp_path / "out").iterdir()) == paths
+    for path in paths:
+        wave_T, rate = soundfile.read(path)
+        assert wave_T.shape == (2000,) and rate == 16_000
+
+
+def test_a_finished_training_is_left_alone(mars: MarsCommand, trained_tokenizer: Plan, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--data", trained_tokenizer.data, "--out", run, "--workers", 0, "--train.steps", 2)
+    short = ("--spectrogram.num-samples", 2000, "--spectrogram.n-fft", 128, "--spectrogram.cmx", "4x4")
+    command = (
+        "train-tokenizer",
+        "debug",
+        *options,
+        *short,
+        "--tokenizer.patch",
+        "4x1",
+        "--tokenizer.scales",
+        "1x1",
+        "4x4",
+    )
+    first = mars(*command)
+    assert first.code == 0 and first.err.endswith(f"{run}: finished\n")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert mars(*command) == (0, "", f"{run}: finished already: nothing to do\n")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    again = mars(*command, "--optim.lr", 0.5)
+    assert again.code == 2
+    assert again.err == (
+        f"mars: {run}: holds a run with optim.lr = 0.002, not 0.5: use its settings, or choose another --out\n"
+    )

@@ -1,0 +1,125 @@
+"""Which rows a step trains on, and the noise that it draws."""
+
+from contextlib import closing
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import Columns, DatasetInfo, Folder, Rows, Shard, write_shard
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
+
+NUM_ROWS = 330
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """330 numbered rows in shards of 150, 150 and 30: eight row groups of at most 64."""
+    folder = Folder.open(tmp_path_factory.mktemp("numbered"))
+    shards = []
+    for i, first in enumerate(range(0, NUM_ROWS, 150)):
+        numbers = np.arange(first, min(first + 150, NUM_ROWS))
+        shards.append(Shard(f"train-{i:05d}.parquet", "train", len(numbers)))
+        write_shard(folder, shards[-1].name, {"pitch": numbers}, {})
+    DatasetInfo("pictures", SpectrogramConfig(), (), tuple(shards), source="numbers").save(folder)
+    return Rows(folder.name, "train")
+
+
+def prepare(columns: Columns) -> Batch:
+    return {"pitch": torch.from_numpy(columns["pitch"])}
+
+
+def batches_of(rows: Rows, batch_size: int = 8, seed: int = 0, window_rows: int = 128) -> Batches:
+    return Batches(rows, ["pitch"], prepare, batch_size, seed, window_rows)
+
+
+def numbers(batches: Batches, steps: range) -> list[int]:
+    return [int(row) for step in steps for row in batches.global_rows(step)]
+
+
+@given(window_rows=st.integers(1, 500), batch_size=st.sampled_from([1, 2, 3, 10, 110]), seed=st.integers(0, 2**31 - 1))
+def test_an_epoch_has_each_row_once(rows: Rows, window_rows: int, batch_size: int, seed: int) -> None:
+    steps = NUM_ROWS // batch_size
+    batches = batches_of(rows, batch_size, seed, window_rows)
+    first, second = numbers(batches, range(steps)), numbers(batches, range(steps, 2 * steps))
+    assert sorted(first) == sorted(second) == list(range(NUM_ROWS))
+    assert first != second
+
+
+def test_a_batch_reaches_over_the_end_of_an_epoch(rows: Rows) -> None:
+    three_epochs = numbers(batches_of(rows, batch_size=99), range(10))
+    assert [sorted(three_epochs[i : i + NUM_ROWS]) for i in (0, NUM_ROWS, 2 * NUM_ROWS)] == [list(range(NUM_ROWS))] * 3
+
+
+def test_seeds_and_windows_shuffle_otherwise(rows: Rows) -> None:
+    usual, other, narrow = (
+        numbers(batches_of(rows, **options), range(10)) for options in ({}, {"seed": 1}, {"window_rows": 64})
+    )
+    assert usual != other and usual != narrow
+    assert usual == numbers(batches_of(rows), range(10))
+
+
+def test_a_window_of_one_row_group_mixes_no_groups(rows: Rows) -> None:
+    starts = [0, 64, 128, 150, 214, 278, 300, 330]
+    found = np.searchsorted(starts, numbers(batches_of(rows, 1, window_rows=64), range(NUM_ROWS)), side="right")
+    assert np.count_nonzero(np.diff(found)) == len(set(found)) - 1 == 6
+
+
+def test_what_is_read_is_what_was_asked_for(rows: Rows) -> None:
+    batches = batches_of(rows)
+    for step in (0, 1, 41, 100):
+        assert batches.load(step, 0, 1)["pitch"].tolist() == batches.global_rows(step).tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_workers_slices_make_the_global_batch(rows: Rows, world_size: int) -> None:
+    for step in (0, 41, 42):
+        slices = [batches_of(rows).load(step, rank, world_size) for rank in range(world_size)]
+        assert torch.cat([part["pitch"] for part in slices]).tolist() == batches_of(rows).global_rows(step).tolist()
+        assert torch.cat([part["place"] for part in slices]).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("first_step", [0, 7, 41])
+def test_a_stream_goes_on_from_any_step(rows: Rows, first_step: int) -> None:
+    with (
+        closing(batches_of(rows).stream(0, 1, 2)) as undisturbed,
+        closing(batches_of(rows).stream(first_step, 1, 2)) as resumed,
+    ):
+        expected = [timed.batch for timed in islice(undisturbed, first_step, first_step + 5)]
+        for before, (now, waited) in zip(expected, islice(resumed, 5), strict=True):
+            assert before.keys() == now.keys() and all(torch.equal(before[name], now[name]) for name in now)
+            assert waited >= 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) -> None:
+    slices = [batches_of(rows).evenly(8, rank, world_size)["pitch"] for rank in range(world_size)]
+    assert torch.cat(slices).tolist() == [0, 47, 94, 141, 188, 235, 282, 329]
+
+
+def test_workers_that_do_not_divide_the_batch_are_refused() -> None:
+    assert share_of(16, 4) == 4
+    with pytest.raises(ValueError, match=r"train\.batch_size: 16 is not a multiple of the 3 workers: choose 15, or"):
+        share_of(16, 3)
+    with pytest.raises(ValueError, match="2 is not a multiple of the 3 workers: choose 3, or another --workers"):
+        share_of(2, 3)
+
+
+def test_noise_depends_on_seed_step_and_place_alone() -> None:
+    places = torch.arange(6)
+    noise = keyed_uniform(3, 5, places, 4)
+    assert noise.shape == (6, 4) and noise.dtype == torch.float32
+    torch.testing.assert_close(torch.cat([keyed_uniform(3, 5, places[i : i + 2], 4) for i in (0, 2, 4)]), noise)
+    assert torch.equal(keyed_uniform(3, 5, places, 2), noise[:, :2])
+    everywhere = torch.cat([keyed_uniform(seed, step, places, 4) for seed in (3, 4) for step in (5, 6)])
+    assert len(everywhere.unique()) == everywhere.numel()
+
+
+def test_noise_is_uniform() -> None:
+    noise = keyed_uniform(0, 0, torch.arange(2000), 3).sort(0).values
+    expected = torch.linspace(0, 1, 2000)[:, None]
+    assert (noise - expected).abs().max() < 0.05  # Kolmogorov-Smirnov: the chance is below 1e-4

@@ -1,0 +1,62 @@
+"""The lines, JSON and events of a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mars_dist.training.journal import Journal, read_metrics
+
+
+def train_line(journal: Journal, step: int, loss: float) -> None:
+    with journal.clock():
+        pass
+    journal.waited = journal.seconds / 4
+    journal.train(step, {"loss": loss, "loss/l1": loss / 2}, batch_size=8)
+
+
+def test_a_line_is_kept_and_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    journal = Journal(tmp_path, "tokenizer", steps=10, first_step=0, say=lines.append)
+    train_line(journal, 5, 0.5)
+    journal.validation(5, {"mse": 0.25, "codebook/usage_all": 1.0})
+    journal.close()
+    [train], [valid] = read_metrics(tmp_path, "train"), read_metrics(tmp_path, "valid")
+    assert valid == {"kind": "valid", "step": 5, "mse": 0.25, "codebook/usage_all": 1.0}
+    assert (train["loss"], train["loss/l1"], train["data_wait"]) == (0.5, 0.25, 0.25)
+    assert train["samples_per_second"] == pytest.approx(8 / train["step_seconds"])
+    said, valid_said = lines
+    assert said.startswith("tokenizer      5/10  loss 0.5  ") and "data 25%" in said and "left 0:00" in said
+    assert "l1" not in said
+    assert valid_said == "tokenizer      5/10  valid: mse 0.25"
+
+
+def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path: Path) -> None:
+    for first_step, steps, loss in ((0, (1, 2, 3, 4), 1.0), (2, (3, 4, 5), 2.0)):
+        journal = Journal(tmp_path, "tokenizer", 5, first_step, print)
+        for step in steps:
+            train_line(journal, step, loss)
+        journal.validation(4, {"mse": loss})
+        journal.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 9
+    lines = read_metrics(tmp_path, "train")
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+    assert [line["mse"] for line in read_metrics(tmp_path, "valid")] == [2.0]
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "tokenizer", 5, 0, None)
+    train_line(journal, 1, 1.0)
+    journal.validation(1, {"mse": 1.0})
+    journal.picture("note", 1, np.zeros((4, 4), np.float32))
+    journal.sound("note", 1, np.zeros(4, np.float32), 16_000)
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_are_json_objects(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "tokenizer", 5, 0, print)
+    train_line(journal, 1, 1.0)
+    journal.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["kind"] == "train"
