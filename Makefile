@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check bench lock golden
+.PHONY: help quickstart test check lock golden
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -19,9 +19,6 @@ check: .venv  ## lint, format, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-
-bench: .venv  ## the benchmarks' tables
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 golden: .venv  ## remakes the golden losses; read their diff
 	REMAKE_GOLDEN=1 $(BIN)/pytest tests/training -k golden

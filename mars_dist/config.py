@@ -11,6 +11,13 @@ from mars_dist.scales import ScaleSchedule, Size
 Precision = Literal["float32", "bf16"]
 
 
+def require_positive(section: str, settings: object, *names: str) -> None:
+    """Raises ValueError for the first of the fields that is not above 0."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{section}.{name}: {getattr(settings, name)} must be above 0")
+
+
 @dataclass(frozen=True)
 class SpectrogramConfig:
     """How a waveform becomes a picture."""
@@ -27,6 +34,12 @@ class SpectrogramConfig:
     """Channel multiplexing factors, frequency x time."""
 
     def __post_init__(self) -> None:
+        if self.n_fft < 16 or self.n_fft % 2:
+            raise ValueError(f"spectrogram.n_fft: {self.n_fft} must be even and at least 16")
+        if not 0 < self.hop <= self.n_fft:
+            raise ValueError(
+                f"spectrogram.hop: {self.hop} must lie between 1 and n_fft = {self.n_fft}, or some samples lie in no frame"
+            )
         if self.num_samples % self.hop:
             raise ValueError(
                 f"spectrogram.hop: {self.hop} does not divide num_samples = {self.num_samples}: choose a hop that does"
@@ -72,6 +85,7 @@ class TokenizerConfig:
     head_width: int = 64
 
     def __post_init__(self) -> None:
+        require_positive("tokenizer", self, "code_width", "width", "depth", "head_width")
         _ = self.schedule  # its own checks name the rule
         if self.width % self.head_width:
             raise ValueError(f"tokenizer.width: {self.width} is not a multiple of head_width = {self.head_width}")
@@ -109,6 +123,10 @@ class AutoregressorConfig:
     """Self-correction: the largest share of codes swapped for near ones in the input (Infinity, arXiv 2412.04431)."""
 
     def __post_init__(self) -> None:
+        require_positive("autoregressor", self, "width", "depth", "head_width")
+        for name in ("drop_path", "drop_all_conditions", "drop_each_condition", "corrupt_codes"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"autoregressor.{name}: {getattr(self, name)} must be at least 0 and below 1")
         if self.width % self.head_width:
             raise ValueError(f"autoregressor.width: {self.width} is not a multiple of head_width = {self.head_width}")
 
@@ -157,8 +175,7 @@ class OptimConfig:
     """Decay of the exponential moving average of the weights, which is what is saved and sampled from."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr: {self.lr} must be positive")
+        require_positive("optim", self, "lr", "clip")
 
 
 @dataclass(frozen=True)
@@ -178,9 +195,16 @@ class TrainConfig:
     validation_rows: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "validate_every", "validation_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name}: {getattr(self, name)} must be at least 1")
+        counts = (
+            "steps",
+            "batch_size",
+            "shuffle_rows",
+            "log_every",
+            "checkpoint_every",
+            "validate_every",
+            "validation_rows",
+        )
+        require_positive("train", self, *counts)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def evaluate(
     num_notes: int,
     num_shown: int,
     sampling: SamplingConfig,
-    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
     over: Map,
 ) -> Evaluation:
     """Measure real notes, their Griffin-Lim ceiling, reconstructions, samples and the samples' nearest training notes.
@@ -113,9 +113,8 @@ def evaluate(
     outcomes: list[Outcome] = []
     for outcome in over(partial(measure_part, folder=folder, data=data, split=split, sampling=sampling), parts):
         outcomes.append(outcome)
-        say(f"evaluate {split}: {sum(len(one.part.rows) for one in outcomes)}/{total} notes")
+        progress(sum(len(one.part.rows) for one in outcomes), total)
     outcomes.sort(key=lambda outcome: outcome.part.first)
-    say(f"evaluate {split}: nearest training notes")
     samples_B1FN = torch.cat([outcome.sample_B1FN for outcome in outcomes])
     nearest_B1FN = nearest_training_notes(mars, Rows(data, "train"), samples_B1FN).split(NOTES_AT_ONCE)
     jobs = list(zip(parts, nearest_B1FN, strict=True))

@@ -1,6 +1,6 @@
 """From an evaluation and a run's folder to the page that a person judges by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
 from mars_dist.model import CONFIG, TOKENIZER
 from mars_dist.nsynth import FAMILIES, SOURCES
+from mars_dist.progress import Say, tenths
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json, to_plain, write_json
 from mars_dist.training.journal import METRICS, read_metrics
@@ -120,7 +121,7 @@ def evaluate_folder(
     num_shown: int,
     sampling: SamplingConfig,
     path: Path,
-    say: Callable[[str], None],
+    say: Say,
 ) -> str:
     """Evaluate an autoregressor's folder on each split of `num_notes`; write evaluation.json beside it, and the page.
 
@@ -131,7 +132,8 @@ def evaluate_folder(
 
     spectrogram = model_of(folder).spectrogram
     evaluations = [
-        evaluate(folder, data, split, num, num_shown, sampling, say, over_cluster) for split, num in num_notes.items()
+        evaluate(folder, data, split, num, num_shown, sampling, tenths(f"evaluate {split}"), over_cluster)
+        for split, num in num_notes.items()
     ]
     notice = Rows(data, next(iter(num_notes))).info.notice
     measured = {

@@ -32,9 +32,9 @@ def squares(*sides: int) -> tuple[Size, ...]:
 TINY = Preset(
     TokenizerRunConfig(
         spectrogram=SpectrogramConfig(cmx=Size(16, 8)),
-        # Tall: a note's pitch and timbre lie along frequency, and it changes little in a second.
+        # Tall: pitch and timbre lie along frequency. One column at first: what lasts is decided once for the whole note.
         tokenizer=TokenizerConfig(
-            patch=Size(2, 8), scales=(Size(1, 1), Size(2, 1), Size(4, 1), Size(4, 2), Size(8, 2), Size(16, 4))
+            patch=Size(2, 8), scales=(Size(1, 1), Size(2, 1), Size(4, 1), Size(8, 1), Size(16, 1), Size(16, 4))
         ),
         optim=OptimConfig(lr=1e-3, warmup_steps=100),
         train=TrainConfig(steps=1400, batch_size=16),

@@ -12,9 +12,12 @@ def say(line: str) -> None:
 
 def tenths(what: str) -> Callable[[int, int], None]:
     """A line for every tenth of the work that is done."""
+    shown = 0
 
     def count(done: int, total: int) -> None:
-        if done * 10 // total != (done - 1) * 10 // total:
+        nonlocal shown
+        if done * 10 // total > shown:
+            shown = done * 10 // total
             say(f"{what} {done}/{total}")
 
     return count

@@ -31,8 +31,16 @@ INVALID: dict[str, Callable[[], object]] = {
         tokenizer=TokenizerConfig(patch=Size(4, 5))
     ),
     "autoregressor.width: 100 is not a multiple of head_width = 64": lambda: AutoregressorConfig(width=100),
-    "optim.lr: 0 must be positive": lambda: OptimConfig(lr=0),
-    "optim.lr: nan must be positive": lambda: OptimConfig(lr=float("nan")),
+    "spectrogram.n_fft: 0 must be even": lambda: SpectrogramConfig(n_fft=0),
+    "spectrogram.n_fft: 1023 must be even": lambda: SpectrogramConfig(n_fft=1023),
+    "spectrogram.hop: 0 must lie between": lambda: SpectrogramConfig(hop=0),
+    "spectrogram.hop: 2000 must lie between": lambda: SpectrogramConfig(hop=2000),
+    "tokenizer.depth: 0 must be above 0": lambda: TokenizerConfig(depth=0),
+    "autoregressor.head_width: 0 must be above 0": lambda: AutoregressorConfig(head_width=0),
+    "autoregressor.drop_path: 1.5 must be at least 0": lambda: AutoregressorConfig(drop_path=1.5),
+    "optim.clip: -1 must be above 0": lambda: OptimConfig(clip=-1),
+    "optim.lr: 0 must be above 0": lambda: OptimConfig(lr=0),
+    "optim.lr: nan must be above 0": lambda: OptimConfig(lr=float("nan")),
 }
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "validate_every", "validation_rows")
 
@@ -45,7 +53,7 @@ def test_what_cannot_be_is_named(answer: str) -> None:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_count_of_the_loop_is_at_least_one(name: str) -> None:
-    with pytest.raises(ValueError, match=f"train.{name}: 0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"train.{name}: 0 must be above 0"):
         TrainConfig(**{name: 0})
     assert getattr(TrainConfig(**{name: 1}), name) == 1
 

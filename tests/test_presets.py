@@ -109,7 +109,7 @@ def test_a_toml_on_a_toml(tmp_path: Path) -> None:
     "text, answer",
     [
         ("[tokenizer.train]\nstep = 3", "tokenizer.train.step: unknown setting: did you mean tokenizer.train.steps[?]"),
-        ("[tokenizer.train]\nsteps = 0", "train.steps: 0 must be at least 1"),
+        ("[tokenizer.train]\nsteps = 0", "train.steps: 0 must be above 0"),
         ('[tokenizer.tokenizer]\npatch = "5x5"', "tokenizer.patch: 5x5 does not divide"),
         ('preset = "tinny"', "tinny: there is no such preset"),
         ("steps", "no valid TOML"),

@@ -141,7 +141,7 @@ def test_each_token_is_filtered_by_itself() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_codes_are_drawn_in_proportion(temperature: float) -> None:
     logits_V = torch.tensor([0.0, 1.0, 2.0, -1.0, -20.0])
-    config = SamplingConfig(temperature=temperature, top_k=0)
+    config = SamplingConfig(temperature=temperature, top_k=0, top_p=1.0)
     drawn = draw(logits_V.expand(2, 20_000, 5), config, [torch.Generator().manual_seed(i) for i in range(2)])
     for drawn_k in drawn:
         share_V = torch.bincount(drawn_k, minlength=5) / 20_000

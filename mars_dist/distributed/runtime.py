@@ -23,9 +23,9 @@ def connect(num_cpus: int | None = None) -> None:
 
     `num_cpus` is for the latter: as many as the machine has unless given.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {}
     if address == "local":
