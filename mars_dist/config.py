@@ -38,7 +38,7 @@ class SpectrogramConfig:
             raise ValueError(f"spectrogram.n_fft: {self.n_fft} must be even and at least 16")
         if not 0 < self.hop <= self.n_fft:
             raise ValueError(
-                f"spectrogram.hop: {self.hop} must lie between 1 and n_fft = {self.n_fft}, or some samples lie in no frame"
+                f"spectrogram.hop: {self.hop} must lie between 1 and n_fft = {self.n_fft}, or frames leave gaps"
             )
         if self.num_samples % self.hop:
             raise ValueError(

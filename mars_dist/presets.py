@@ -32,7 +32,7 @@ def squares(*sides: int) -> tuple[Size, ...]:
 TINY = Preset(
     TokenizerRunConfig(
         spectrogram=SpectrogramConfig(cmx=Size(16, 8)),
-        # Tall: pitch and timbre lie along frequency. One column at first: what lasts is decided once for the whole note.
+        # Tall: pitch and timbre lie along frequency. One column at first: what lasts is decided once for the note.
         tokenizer=TokenizerConfig(
             patch=Size(2, 8), scales=(Size(1, 1), Size(2, 1), Size(4, 1), Size(8, 1), Size(16, 1), Size(16, 4))
         ),

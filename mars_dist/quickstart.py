@@ -22,6 +22,8 @@ VELOCITIES = (50, 100, 127)
 MEASURED = {"valid": 544, "test": 176}
 """Notes of each split that are measured."""
 SHOWN = 8
+SECONDS_BETWEEN_LOOKS = 4.0
+"""At the memory of all processes: a look costs some tenths of a second."""
 COMPARED = ("pitch_accuracy", "log_spectral_distance", "mse")
 
 
@@ -139,7 +141,7 @@ class Stages:
             write_json(self.path, {"seconds": self.seconds, "peak_bytes": self.peak_bytes})
 
     def watch(self, finished: threading.Event) -> None:
-        while not finished.wait(2.0):
+        while not finished.wait(SECONDS_BETWEEN_LOOKS):
             self.peak_bytes = max(self.peak_bytes, tree_bytes())
 
 

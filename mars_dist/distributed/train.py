@@ -1,6 +1,7 @@
 """Training on Ray Train: the loop of `mars_dist.training` in each worker, checkpoints reported to the controller."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,11 +53,26 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    with console(say):
+    with console(say), stopped_by_ctrl_c():
         try:
             trainer.fit()
         except TrainingFailedError as error:
             raise RuntimeError(f"training in {plan.folder} failed: {first_cause(error)}") from error
+
+
+@contextmanager
+def stopped_by_ctrl_c() -> Iterator[None]:
+    """KeyboardInterrupt on Ctrl-C, where Ray's own handler, which aborts the workers, would exit without a word.
+
+    Ray leaves that handler behind, so the one before is put back.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def require_resources(workers: int, num_gpus: int) -> None:

@@ -81,6 +81,12 @@ class AutoregressorStage:
     def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
         return {}
 
+    def memory(self) -> dict[str, Tensor]:
+        return {}
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        pass
+
     def validate(self) -> dict[str, float]:
         """Cross-entropy and accuracy on held-out notes, over all tokens and at each scale."""
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)

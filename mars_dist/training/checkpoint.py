@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -32,25 +32,38 @@ class Position:
     """The validation figures of the best weights so far."""
 
 
-def save(model: nn.Module, optimizer: Optimizer, average: MovingAverage, position: Position, folder: Path) -> None:
-    """Every worker writes its shards into the folder, which may be one for all or one for each."""
-    dcp.save(state(model, optimizer, average), checkpoint_id=folder)
+def save(
+    model: nn.Module,
+    optimizer: Optimizer,
+    average: MovingAverage,
+    memory: dict[str, Tensor],
+    position: Position,
+    folder: Path,
+) -> None:
+    """Every worker writes its shards into the folder, which may be one for all or one for each.
+
+    `memory` is what the stage remembers from step to step, the same on every worker.
+    """
+    dcp.save(state(model, optimizer, average, memory), checkpoint_id=folder)
     if dist.get_rank() == 0:
         (folder / POSITION).write_text(json.dumps(asdict(position)))
 
 
-def load(folder: Path, model: nn.Module, optimizer: Optimizer, average: MovingAverage) -> Position:
+def load(
+    folder: Path, model: nn.Module, optimizer: Optimizer, average: MovingAverage, memory: dict[str, Tensor]
+) -> Position:
     """Load in place, from any number of workers to any other."""
-    loaded = state(model, optimizer, average)
+    loaded = state(model, optimizer, average, memory)
     dcp.load(loaded, checkpoint_id=folder)
     set_model_state_dict(model, loaded["model"])
     set_optimizer_state_dict(model, optimizer, loaded["optimizer"])
     return Position(**json.loads((folder / POSITION).read_text()))
 
 
-def state(model: nn.Module, optimizer: Optimizer, average: MovingAverage) -> dict[str, Any]:
+def state(model: nn.Module, optimizer: Optimizer, average: MovingAverage, memory: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, optimizer),
         "average": average.averages,
+        "memory": memory,
     }

@@ -38,6 +38,12 @@ class Stage(Protocol):
     def after_step(self, step: int, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, float]:
         """What follows the optimizer's step; returns figures to log."""
 
+    def memory(self) -> dict[str, Tensor]:
+        """What the stage remembers from step to step, over all workers; every worker calls it."""
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        """Go on from that."""
+
     def validate(self) -> dict[str, float]:
         """Figures on held-out rows; every worker calls it and gets the same."""
 
@@ -72,7 +78,7 @@ def train(stage: Stage, run: Run) -> Position:
             if position.step % config.validate_every == 0 or last:
                 validate(stage, average, position, journal, run)
             if position.step % config.checkpoint_every == 0 or last:
-                write = partial(checkpoint.save, model, optimizer, average, position)
+                write = partial(checkpoint.save, model, optimizer, average, stage.memory(), position)
                 run.save(position.step, write, position.best)
     return position
 
@@ -112,7 +118,9 @@ def resume(stage: Stage, run: Run, optimizer: torch.optim.Optimizer, average: Mo
     with run.resume() as folder:
         if folder is None:
             return Position(seed=stage.train.seed)
-        position = checkpoint.load(folder, stage.model, optimizer, average)
+        memory = stage.memory()
+        position = checkpoint.load(folder, stage.model, optimizer, average, memory)
+    stage.recall(memory)
     if position.seed != stage.train.seed:
         raise ValueError(f"train.seed: {stage.train.seed} differs from the checkpoint's {position.seed}: keep it")
     run.say(f"{stage.name}: resumed at step {position.step}, row {position.rows_seen}")

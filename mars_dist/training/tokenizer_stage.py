@@ -95,6 +95,13 @@ class TokenizerStage:
             sharding.write_rows(optimizer.state[codebook][moment], codes_R, 0.0)
         self.hits_KV = self.no_hits()
 
+    def memory(self) -> dict[str, Tensor]:
+        """How often each code was looked up since the last restart."""
+        return {"hits_KV": sharding.sum_over_workers(self.hits_KV.clone())}
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        self.hits_KV = memory["hits_KV"] if self.run.rank == 0 else self.no_hits()
+
     def validate(self) -> dict[str, float]:
         """Errors on held-out pictures, and the codebook's use at each scale and over all."""
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)

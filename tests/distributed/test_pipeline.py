@@ -188,7 +188,10 @@ def test_tensorboard_has_curves_pictures_and_sounds(
     journey: Journey, name: str, scalars: set[str], sounds: set[str]
 ) -> None:
     values = [value for event in events(journey.folder / name / "tensorboard") for value in event.summary.value]
-    kinds = {kind: {v.tag for v in values if v.HasField(kind)} for kind in ("simple_value", "image", "audio")}
+    kinds = {
+        kind: {v.tag.replace(" ", "_") for v in values if v.HasField(kind)}
+        for kind in ("simple_value", "image", "audio")
+    }
     assert scalars <= kinds["simple_value"]
     assert sounds <= kinds["image"] and sounds <= kinds["audio"]
     assert all(v.image.height > 100 and v.image.encoded_image_string for v in values if v.HasField("image"))
@@ -291,17 +294,9 @@ def kill_a_worker_after(checkpoint: Path, killed: list[int]) -> None:
 
 
 def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> None:
-    longer = ("--train.precision", "float32", "--train.steps", 40, "--train.checkpoint-every", 10)
-    train = (
-        "train-tokenizer",
-        "debug",
-        "--data",
-        journey.folder / "pictures",
-        *longer,
-        "--train.log-every",
-        1,
-        "--out",
-    )
+    settings = ("--train.precision", "float32", "--train.steps", 40, "--train.log-every", 1)
+    born = ("--codebook.start-step", 5, "--codebook.restart-every", 5)
+    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, *born, "--out")
     killed: list[int] = []
     checkpoint = tmp_path / "killed" / "training" / "step_00000020" / "position.json"
     killer = threading.Thread(target=kill_a_worker_after, args=(checkpoint, killed), daemon=True)
@@ -310,11 +305,12 @@ def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> Non
     assert code == 0, lines
     assert len(killed) == 1
     assert any(line.startswith("tokenizer: resumed at step ") for line in lines)
-    assert not [line for line in lines if not line.startswith((*OURS, "tokenizer: resumed"))]
+    strange = [line for line in lines if not line.startswith((*OURS, "tokenizer: resumed"))]
+    assert len(strange) <= 1 and all("A worker died or was killed" in line for line in strange), strange  # by Ray
 
-    assert mars(*train, tmp_path / "undisturbed", "--workers", 2).code == 0
+    assert mars(*train, tmp_path / "undisturbed", "--workers", 0).code == 0
     disturbed, undisturbed = (
         [line["loss"] for line in read_metrics(tmp_path / name, "train")] for name in ("killed", "undisturbed")
     )
     assert len(undisturbed) == 40
-    np.testing.assert_allclose(disturbed, undisturbed, rtol=1e-4)
+    np.testing.assert_allclose(disturbed, undisturbed, rtol=1e-3)

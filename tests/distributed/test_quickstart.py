@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
+from typing import Any
 
 import pytest
 
@@ -17,30 +17,109 @@ from mars_dist.evaluation import LINES
 from mars_dist.notes import NotesConfig
 from mars_dist.quickstart import Quickstart
 
-FEW = {"pitches": (60, 61), "velocities": (100,), "instruments_per_family": 2, "valid_share": 0.3}
-STAGES = ("notes", "preprocess", "train_tokenizer", "encode", "train_autoregressor", "evaluate")
+STAGES = ["notes", "preprocess", "train_tokenizer", "encode", "train_autoregressor", "evaluate"]
+MEASURES = {"pitch_accuracy", "log_spectral_distance", "mse"}
 PRESET = """
 preset = "debug"
 [tokenizer.train]
 steps = 60
 checkpoint_every = 5
 """
-SMALL = f"""
-import sys
-from functools import partial
+ALONE = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    + """
+import test_quickstart
 from mars_dist import cli, quickstart
-from mars_dist.notes import NotesConfig
-quickstart.NotesConfig = partial(NotesConfig, **{FEW})
-sys.argv = ["mars", "quickstart", "--out", sys.argv[1], "--preset", sys.argv[2], "--workers", "2"]
-if __name__ == "__main__":
-    cli.main()
+for name, value in test_quickstart.few_notes().items():
+    setattr(quickstart, name, value)
+cli.main()
 """
+)
 
 
-@pytest.fixture(autouse=True)
-def few_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {name: value for name, value in FEW.items() if name != "velocities"}
-    monkeypatch.setattr(quickstart, "NotesConfig", partial(NotesConfig, **options))
-    monkeypatch.setattr(quickstart, "VELOCITIES", FEW["velocities"])
-    monkeypatch.setattr(quickstart, "MEASURED", {"valid": 3, "test": 4})
-    monkeypatch.setattr(quickstart, "SHOWN", 1)
+def few_notes() -> dict[str, Any]:
+    """What replaces the quickstart's own 10,000 notes: 44, of which few are measured."""
+    few = partial(NotesConfig, pitches=(60, 61), instruments_per_family=2, valid_share=0.3)
+    return {"NotesConfig": few, "VELOCITIES": (100,), "MEASURED": {"valid": 3, "test": 4}, "SHOWN": 1}
+
+
+def interrupt(options: Quickstart, checkpoint: Path) -> tuple[int, list[str]]:
+    """Run the command in a process group of its own, and press Ctrl-C once the checkpoint is there."""
+    words = ["quickstart", "--out", options.out, "--preset", options.preset, "--workers", str(options.workers)]
+    command = subprocess.Popen(
+        [sys.executable, "-c", ALONE, *words],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not checkpoint.exists() and command.poll() is None:
+        sleep(0.02)
+    os.killpg(command.pid, signal.SIGINT)
+    lines = command.communicate(timeout=300)[0].splitlines()
+    return command.returncode, lines
+
+
+def models(folder: Path) -> dict[Path, int]:
+    """Everything but the record of the stages and the summary, which each run writes anew."""
+    anew = ("stages.json", "summary.json")
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in anew}
+
+
+def test_stopped_in_the_middle_it_goes_on_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.toml").write_text(PRESET)
+    out = tmp_path / "out"
+    options = Quickstart(str(out), str(tmp_path / "mine.toml"), workers=2)
+    code, lines = interrupt(options, out / "tokenizer" / "training" / "step_00000010" / "position.json")
+    assert code == 130, lines
+    assert lines[-1] == "mars: stopped; the same command goes on from what is finished"
+    ours = ("== ", "notes ", "shards ", "tokenizer ", str(out), "mars: stopped")
+    assert not [line for line in lines if not line.startswith(ours)]
+    assert not (out / "tokenizer" / "training" / "finished.json").exists()
+
+    for name, value in few_notes().items():
+        monkeypatch.setattr(quickstart, name, value)
+    quickstart.run(options)
+    ended = capsys.readouterr()
+    lines = ended.err.splitlines()
+    assert f"{out}/pictures: finished already, 15 train, 7 valid, 22 test: nothing to do" in lines
+    [resumed] = [line for line in lines if line.startswith("tokenizer: resumed at step ")]
+    assert int(resumed.split()[4].strip(",")) >= 10
+    assert "valid: 3 notes" in ended.out and "test: 4 notes" in ended.out
+    summary = json.loads((out / "summary.json").read_text())
+    require_summary(summary)
+
+    before = models(out)
+    assert {out / "report.html", out / "table.txt", out / "autoregressor" / "model.safetensors"} <= before.keys()
+    quickstart.run(options)
+    again = capsys.readouterr()
+    assert again.out == ended.out
+    assert sum(line.endswith(": nothing to do") for line in again.err.splitlines()) == 5
+    assert models(out) == before
+    timeless = [name for name in summary if name not in ("wall_seconds", "peak_rss_bytes")]
+    later = json.loads((out / "summary.json").read_text())
+    assert later.keys() == summary.keys() and all(later[name] == summary[name] for name in timeless)
+
+
+def require_summary(summary: dict[str, Any]) -> None:
+    """Exactly what docs/quickstart.md says of summary.json."""
+    fixed = {"wall_seconds", "peak_rss_bytes", "cpu", "notes", "parameters"}
+    assert summary.keys() == fixed | MEASURES | {"test"}
+    seconds = summary["wall_seconds"]
+    assert list(seconds) == ["total", *STAGES]
+    assert seconds["total"] == pytest.approx(sum(seconds[stage] for stage in STAGES), abs=0.1) and seconds["total"] > 1
+    assert summary["peak_rss_bytes"] > 2**28
+    assert summary["cpu"].endswith(f"{os.cpu_count()} cores")
+    assert summary["notes"] == {"train": 15, "valid": 7, "test": 22}
+    assert summary["parameters"].keys() == {"tokenizer", "autoregressor"}
+    assert all(num > 10_000 for num in summary["parameters"].values())
+    assert summary["test"].keys() == MEASURES
+    for split, num_notes in ((summary, 3), (summary["test"], 4)):
+        for measure in MEASURES:
+            assert tuple(split[measure]) == LINES
+            for figure in split[measure].values():
+                assert figure.keys() == {"value", "n", "interval"}
+                low, high = figure["interval"]
+                assert figure["n"] == num_notes and low <= figure["value"] <= high
