@@ -117,7 +117,8 @@ def evaluate(
     outcomes.sort(key=lambda outcome: outcome.part.first)
     samples_B1FN = torch.cat([outcome.sample_B1FN for outcome in outcomes])
     nearest_B1FN = nearest_training_notes(mars, Rows(data, "train"), samples_B1FN).split(NOTES_AT_ONCE)
-    jobs = list(zip(parts, nearest_B1FN, strict=True))
+    # Copies: a slice is pickled with all that it is a slice of.
+    jobs = [(part, picture_B1FN.clone()) for part, picture_B1FN in zip(parts, nearest_B1FN, strict=True)]
     copies = dict(over(partial(measure_copies, folder=folder, data=data, split=split), jobs))
     measured = [outcome.measured for outcome in outcomes] + [copies[part.first] for part in parts]
     return Evaluation(
@@ -219,8 +220,10 @@ def versions_of(
 
 
 def one_note(versions: dict[str, Version], i: int) -> dict[str, Version]:
+    """Copies: a slice is pickled with all that it is a slice of."""
     return {
-        line: Version(version.picture_B1FN[i : i + 1], version.wave_BT[i : i + 1]) for line, version in versions.items()
+        line: Version(version.picture_B1FN[i : i + 1].clone(), version.wave_BT[i : i + 1].clone())
+        for line, version in versions.items()
     }
 
 

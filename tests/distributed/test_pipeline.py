@@ -295,8 +295,7 @@ def kill_a_worker_after(checkpoint: Path, killed: list[int]) -> None:
 
 def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> None:
     settings = ("--train.precision", "float32", "--train.steps", 40, "--train.log-every", 1)
-    born = ("--codebook.start-step", 5, "--codebook.restart-every", 5)
-    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, *born, "--out")
+    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, "--out")
     killed: list[int] = []
     checkpoint = tmp_path / "killed" / "training" / "step_00000020" / "position.json"
     killer = threading.Thread(target=kill_a_worker_after, args=(checkpoint, killed), daemon=True)
