@@ -107,6 +107,8 @@ def evaluate(
     """
     mars = model_of(folder)
     rows = Rows(data, split)
+    if rows.info.kind != "pictures":
+        raise ValueError(f"{data}: holds {rows.info.kind}, not pictures: give the --out of mars preprocess")
     require_same(mars.spectrogram, rows.info)
     parts = cut(chosen(rows.num_rows, num_notes, num_shown), num_shown)
     total = sum(len(part.rows) for part in parts)

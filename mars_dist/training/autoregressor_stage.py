@@ -119,8 +119,8 @@ class AutoregressorStage:
         for i, (picture_1FN, wave_T) in enumerate(
             zip(pictures_B1FN, griffin_lim(pictures_B1FN, self.spectrogram), strict=True)
         ):
-            journal.picture(f"note {i}/sample", step, picture_1FN[0].numpy())
-            journal.sound(f"note {i}/sample", step, wave_T.numpy(), self.spectrogram.sample_rate)
+            journal.picture(f"note_{i}/sample", step, picture_1FN[0].numpy())
+            journal.sound(f"note_{i}/sample", step, wave_T.numpy(), self.spectrogram.sample_rate)
 
     def conditions_of(self, batch: Batch) -> dict[str, Tensor]:
         return {name: batch[name].to(self.run.device) for name in self.vocabulary.cardinalities}

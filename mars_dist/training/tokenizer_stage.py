@@ -131,8 +131,8 @@ class TokenizerStage:
             for i, (picture_1FN, wave_T) in enumerate(
                 zip(pictures_B1FN, griffin_lim(pictures_B1FN, spectrogram), strict=True)
             ):
-                journal.picture(f"note {i}/{name}", step, picture_1FN[0].numpy())
-                journal.sound(f"note {i}/{name}", step, wave_T.numpy(), spectrogram.sample_rate)
+                journal.picture(f"note_{i}/{name}", step, picture_1FN[0].numpy())
+                journal.sound(f"note_{i}/{name}", step, wave_T.numpy(), spectrogram.sample_rate)
 
     def no_hits(self) -> Tensor:
         return torch.zeros(
