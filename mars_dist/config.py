@@ -85,7 +85,7 @@ class TokenizerConfig:
     head_width: int = 64
 
     def __post_init__(self) -> None:
-        require_positive("tokenizer", self, "code_width", "width", "depth", "head_width")
+        require_positive("tokenizer", self, "code_width", "width", "head_width")
         _ = self.schedule  # its own checks name the rule
         if self.width % self.head_width:
             raise ValueError(f"tokenizer.width: {self.width} is not a multiple of head_width = {self.head_width}")

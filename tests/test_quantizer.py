@@ -215,7 +215,8 @@ def test_a_coarse_code_changes_finer_inputs_only(quantizer: MultiScaleQuantizer)
 
 
 def test_it_runs_in_float32_without_a_process_group(quantizer: MultiScaleQuantizer) -> None:
-    assert not torch.distributed.is_initialized()
+    if torch.distributed.is_initialized():  # by a test that trained in this process
+        torch.distributed.destroy_process_group()
     f_BChw = latents(quantizer).bfloat16()
     quantized = quantizer(f_BChw)
     assert quantized.f_hat_BChw.dtype == quantized.residuals_BLC.dtype == torch.float32
