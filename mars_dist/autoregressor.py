@@ -1,6 +1,6 @@
 """The next-scale transformer: codes of a scale from the conditions and all coarser scales.
 
-VAR (arXiv 2404.02905, section 3.2) with one AdaLN projection shared by all blocks.
+VAR (arXiv 2404.02905, section 3.2); rotary positions are Infinity's (arXiv 2412.04431).
 Suffixes: B batch (2B with its unconditional half), C code width, D width, L tokens over all scales, k the tokens of one
 scale, V codebook size, K scales.
 """
@@ -13,11 +13,14 @@ from torch.nn import functional as F
 
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.layers import Attention, KeyValueCache, init_transformer, mlp
+from mars_dist.scales import ScaleSchedule
 
 Conditions = Mapping[str, Tensor]
 """For each condition (B,) integers; -1 where it is not asked for."""
 
 MODULATIONS = 6
+LONGEST_WAVE = 100.0
+"""Of the rotary positions, in cells of the latent grid over 2 pi; grids are tens of cells wide."""
 
 
 class Autoregressor(nn.Module):
@@ -25,53 +28,73 @@ class Autoregressor(nn.Module):
 
     mask_LL: Tensor
     scale_of_token_L: Tensor
+    angles_Le: Tensor
 
     def __init__(self, config: AutoregressorConfig, tokenizer: TokenizerConfig, cardinalities: Mapping[str, int]):
         """`cardinalities` has the number of values of each condition."""
         super().__init__()
         self.config = config
         self.schedule = tokenizer.schedule
+        self.branches = tokenizer.branches
         self.cardinalities = dict(cardinalities)
         width, num_tokens = config.width, self.schedule.num_tokens
         # The last row of each table is its null.
         self.conditions = nn.ModuleDict({name: nn.Embedding(n + 1, width) for name, n in cardinalities.items()})
         self.condition_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.from_code = nn.Linear(tokenizer.code_width, width)
-        self.positions_LD = nn.Parameter(0.02 * torch.randn(num_tokens, width))
         self.levels_KD = nn.Parameter(0.02 * torch.randn(len(self.schedule), width))
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, MODULATIONS * width))
-        self.blocks = nn.ModuleList(ConditionedBlock(width, config.head_width) for _ in range(config.depth))
-        self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.positions_LD = (
+            nn.Parameter(0.02 * torch.randn(num_tokens, width)) if config.positions == "learned" else None
+        )
+        self.modulation = modulation(width, MODULATIONS) if config.modulation == "shared" else None
+        self.blocks = nn.ModuleList(ConditionedBlock(config) for _ in range(config.depth))
+        self.head_modulation = modulation(width, 2)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.head = nn.Linear(width, tokenizer.codebook_size)
+        self.head = nn.Linear(width, tokenizer.branches * tokenizer.codebook_size)
         init_transformer(self)
         self.register_buffer("mask_LL", torch.from_numpy(self.schedule.mask()), persistent=False)
         self.register_buffer("scale_of_token_L", torch.from_numpy(self.schedule.scale_of_token), persistent=False)
+        self.register_buffer("angles_Le", rotary_angles(self.schedule, config.head_width), persistent=False)
 
     def forward(self, inputs_BLC: Tensor, conditions: Conditions, keep_BN: Tensor | None = None) -> Tensor:
-        """Teacher forcing: the quantizer's `next_inputs` (B, L - 1, C) -> logits (B, L, V).
+        """Teacher forcing: the quantizer's `next_inputs` (B, L - 1, C) -> logits (B, codes, V).
 
         `keep_BN`: for each sample and block, 0 to skip the block or else a factor (drop path).
         """
         condition_BD = self.condition(conditions)
         x_BLD = torch.cat([condition_BD[:, None].to(inputs_BLC.dtype), self.from_code(inputs_BLC)], dim=1)
-        x_BLD = x_BLD + self.positions_LD + self.levels_KD[self.scale_of_token_L]
-        modulation_BMD = self.modulation(condition_BD).unflatten(-1, (MODULATIONS, -1))
-        for i, block in enumerate(self.blocks):
-            keep_B = None if keep_BN is None else keep_BN[:, i]
-            x_BLD = block(x_BLD, modulation_BMD, mask_LL=self.mask_LL, keep_B=keep_B)
-        return self.logits(x_BLD, condition_BD)
+        everything = slice(None)
+        return self.run_blocks(x_BLD, condition_BD, everything, mask_LL=self.mask_LL, keep_BN=keep_BN)
 
     def predict_scale(
         self, k: int, inputs_BkC: Tensor | None, condition_BD: Tensor, caches: list[KeyValueCache]
     ) -> Tensor:
-        """Logits (B, k, V) of scale k alone; the caches hold the coarser scales. Scale 0 takes no input."""
+        """Logits (B, the scale's codes, V) of scale k; the caches hold the coarser scales. Scale 0 takes no input."""
         x_BkD = condition_BD[:, None] if inputs_BkC is None else self.from_code(inputs_BkC)
-        x_BkD = x_BkD + self.positions_LD[self.schedule.spans[k]] + self.levels_KD[k]
-        modulation_BMD = self.modulation(condition_BD).unflatten(-1, (MODULATIONS, -1))
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x_BkD = block(x_BkD, modulation_BMD, cache=cache)
-        return self.logits(x_BkD, condition_BD)
+        return self.run_blocks(x_BkD, condition_BD, self.schedule.spans[k], caches=caches)
+
+    def run_blocks(
+        self,
+        x_BLD: Tensor,
+        condition_BD: Tensor,
+        span: slice,
+        mask_LL: Tensor | None = None,
+        caches: list[KeyValueCache] | None = None,
+        keep_BN: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens of a span of the sequence -> logits of their codes."""
+        x_BLD = x_BLD + self.levels_KD[self.scale_of_token_L[span]]
+        if self.positions_LD is not None:
+            x_BLD = x_BLD + self.positions_LD[span]
+        angles_Le = self.angles_Le[span] if self.config.positions == "rotary" else None
+        shared_BMD = self.modulation(condition_BD) if self.modulation is not None else None
+        for i, block in enumerate(self.blocks):
+            cache = None if caches is None else caches[i]
+            keep_B = None if keep_BN is None else keep_BN[:, i]
+            x_BLD = block(x_BLD, condition_BD, shared_BMD, mask_LL, cache, angles_Le, keep_B)
+        scale_B1D, shift_B1D = self.head_modulation(condition_BD)[:, :, None].unbind(1)
+        logits_BLW = self.head(self.norm(x_BLD) * (1 + scale_B1D) + shift_B1D)
+        return logits_BLW.unflatten(-1, (self.branches, -1)).flatten(1, 2)
 
     def condition(self, conditions: Conditions) -> Tensor:
         """The sum of the conditions' embeddings, through an MLP: (B, D)."""
@@ -80,10 +103,6 @@ class Autoregressor(nn.Module):
             for name, null in self.cardinalities.items()
         ]
         return self.condition_mlp(torch.stack(embedded).sum(0))
-
-    def logits(self, x_BLD: Tensor, condition_BD: Tensor) -> Tensor:
-        scale_B1D, shift_B1D = self.head_modulation(condition_BD)[:, None].chunk(2, dim=-1)
-        return self.head(self.norm(x_BLD) * (1 + scale_B1D) + shift_B1D)
 
     def empty_caches(self, batch: int, like: Tensor) -> list[KeyValueCache]:
         num_heads = self.config.width // self.config.head_width
@@ -94,33 +113,65 @@ class Autoregressor(nn.Module):
 
     def no_conditions(self, batch: int) -> dict[str, Tensor]:
         """Conditions that ask for nothing."""
-        return {name: self.positions_LD.new_full((batch,), -1, dtype=torch.long) for name in self.cardinalities}
+        return {name: self.levels_KD.new_full((batch,), -1, dtype=torch.long) for name in self.cardinalities}
 
 
 class ConditionedBlock(nn.Module):
-    """A transformer block whose norms are shifted, scaled and gated by the condition (AdaLN, arXiv 2212.09748)."""
+    """A transformer block whose norms are shifted, scaled and gated by the condition (AdaLN, arXiv 2212.09748).
 
-    def __init__(self, width: int, head_width: int) -> None:
+    The projection of the condition is the block's own, or one shared by all with an offset for each block.
+    """
+
+    def __init__(self, config: AutoregressorConfig) -> None:
         super().__init__()
+        width = config.width
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.attention = Attention(width, head_width, normalised=True)
+        self.attention = Attention(width, config.head_width, normalised=True)
         self.mlp = mlp(width)
-        self.modulation_MD = nn.Parameter(torch.randn(MODULATIONS, width) / width**0.5)
+        if config.modulation == "shared":
+            self.modulation_MD = nn.Parameter(torch.randn(MODULATIONS, width) / width**0.5)
+        else:
+            self.modulation = modulation(width, MODULATIONS)
 
     def forward(
         self,
         x_BLD: Tensor,
-        modulation_BMD: Tensor,
+        condition_BD: Tensor,
+        shared_BMD: Tensor | None,
         mask_LL: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        angles_Le: Tensor | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
-        modulation_BM1D = (modulation_BMD + self.modulation_MD)[:, :, None]
-        gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = modulation_BM1D.unbind(1)
+        modulation_BMD = self.modulation(condition_BD) if shared_BMD is None else shared_BMD + self.modulation_MD
+        gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = modulation_BMD[:, :, None].unbind(1)
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]
-        x_BLD = x_BLD + gate_a * self.attention(self.norm(x_BLD) * (1 + scale_a) + shift_a, mask_LL, cache)
+        seen_BLD = self.norm(x_BLD) * (1 + scale_a) + shift_a
+        x_BLD = x_BLD + gate_a * self.attention(seen_BLD, mask_LL, cache, angles_Le)
         return x_BLD + gate_m * self.mlp(self.norm(x_BLD) * (1 + scale_m) + shift_m)
+
+
+def modulation(width: int, num: int) -> nn.Sequential:
+    """Condition (B, D) -> (B, num, D)."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(width, num * width), nn.Unflatten(-1, (num, width)))
+
+
+def rotary_angles(schedule: ScaleSchedule, head_width: int) -> Tensor:
+    """(L, E / 2): by how much each pair of a head's values turns at each token.
+
+    Half of the pairs turn with the row, half with the column, both in cells of the latent grid, so that tokens of two
+    scales at one place turn alike (Infinity, arXiv 2412.04431, section 3.2).
+    """
+    num_pairs = head_width // 4
+    frequencies = LONGEST_WAVE ** (-torch.arange(num_pairs) / max(num_pairs - 1, 1))
+    angles = []
+    for size in schedule.sizes:
+        rows = (torch.arange(size.h) + 0.5) * schedule.latent_grid.h / size.h
+        columns = (torch.arange(size.w) + 0.5) * schedule.latent_grid.w / size.w
+        places = torch.cartesian_prod(rows, columns)
+        angles.append((places[:, :, None] * frequencies).flatten(1))
+    return torch.cat(angles)
 
 
 def cross_entropy_per_scale(logits_BLV: Tensor, codes_BL: Tensor, spans: tuple[slice, ...]) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,8 @@ class TrainTokenizer:
     """Folder that mars preprocess wrote."""
     config: Annotated[TokenizerRunConfig, Inline]
     out: str = "runs/tokenizer"
+    init_from: str | None = None
+    """Fine-tuning: the folder of a tokenizer of the same shape, whose weights are the first ones."""
     workers: int | None = None
     """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
 
@@ -61,29 +63,29 @@ class TrainAutoregressor:
     """Folder that mars train-tokenizer wrote."""
     config: Annotated[AutoregressorRunConfig, Inline]
     out: str = "runs/autoregressor"
+    init_from: str | None = None
+    """Fine-tuning: the folder of an autoregressor of the same shape, whose weights are the first ones."""
     workers: int | None = None
     """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
 
 
-def presets(arguments: Sequence[str]) -> None:
-    """List the presets."""
-    from mars_dist.presets import PRESETS
-
-    parse(EmptyCommand, arguments, "presets")
-    print(f"{'preset':8} {'picture':>14} {'tokens':>7} {'codebook':>9} {'tokenizer':>10} {'autoregressor':>14}")
-    for name, preset in PRESETS.items():
-        run, model = preset.tokenizer, preset.autoregressor.autoregressor
-        picture = "x".join(map(str, run.spectrogram.picture_shape))
-        tokenizer = f"{run.tokenizer.depth}x{run.tokenizer.width}"
-        print(
-            f"{name:8} {picture:>14} {run.tokenizer.schedule.num_tokens:>7} {run.tokenizer.codebook_size:>9} "
-            f"{tokenizer:>10} {f'{model.depth}x{model.width}':>14}"
-        )
-
-
 @dataclass(frozen=True)
-class EmptyCommand:
-    pass
+class ListPresets:
+    preset: Positional[str | None] = None
+    """One alone: a name or a .toml. Default: all that there are."""
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the page docs/presets.md."""
+
+
+def presets(arguments: Sequence[str]) -> None:
+    """Show what each preset is, and what it costs."""
+    from mars_dist.presets import PRESETS, load
+
+    command = parse(ListPresets, arguments, "presets")
+    shown = {Path(command.preset).stem: load(command.preset)} if command.preset else PRESETS
+    from mars_dist.preset_table import as_markdown, as_text
+
+    print(as_markdown(shown) if command.markdown else as_text(shown))
 
 
 def notes(arguments: Sequence[str]) -> None:
@@ -121,7 +123,9 @@ def train_tokenizer(arguments: Sequence[str]) -> None:
     from mars_dist.launch import fit
     from mars_dist.training.plan import Plan
 
-    fit(Plan(command.config, absolute(command.data), local(command.out)), command.workers, say)
+    init_from = str(local(command.init_from)) if command.init_from else None
+    plan = Plan(command.config, absolute(command.data), local(command.out), init_from=init_from)
+    fit(plan, command.workers, say)
 
 
 def encode(arguments: Sequence[str]) -> None:
@@ -141,11 +145,13 @@ def train_ar(arguments: Sequence[str]) -> None:
     from mars_dist.training.plan import Plan
 
     tokenizer = str(local(command.tokenizer))
-    fit(Plan(command.config, absolute(command.data), local(command.out), tokenizer), command.workers, say)
+    init_from = str(local(command.init_from)) if command.init_from else None
+    fit(Plan(command.config, absolute(command.data), local(command.out), tokenizer, init_from), command.workers, say)
 
 
 def sample(arguments: Sequence[str]) -> None:
     """Make new notes."""
+    from mars_dist.phase import DEFAULT, Phase
     from mars_dist.sampling import SamplingConfig
 
     @dataclass(frozen=True)
@@ -153,45 +159,47 @@ def sample(arguments: Sequence[str]) -> None:
         model: Positional[str]
         """Folder that mars train-ar wrote."""
         out: str = "samples"
-        """Folder of the wav files."""
+        """Folder of the wav files, and of a JSON file that tells what each note was asked for, or given."""
         count: int = 1
         pitch: int | None = None
         """MIDI, 0 to 127."""
         velocity: int | None = None
-        """MIDI; the nearest of 25, 50, 75, 100 and 127 counts."""
+        """MIDI, 1 to 127; the nearest of 25, 50, 75, 100 and 127 counts."""
         family: str | None = None
         source: str | None = None
         instrument: str | None = None
+        qualities: tuple[str, ...] = ()
+        """Those that the note shall have, such as: bright percussive."""
         sampling: SamplingConfig = field(default_factory=SamplingConfig)
+        phase: Phase = DEFAULT
+        """How pictures become sound: Griffin-Lim, phase-gradient integration, or the two in turn."""
 
     command = parse(Sample, arguments, "sample")
     if command.count < 1:
         raise ValueError(f"--count: {command.count} must be at least 1")
     from mars_dist.audio import write_wav
     from mars_dist.model import Mars
+    from mars_dist.serialize import write_json
 
     mars = Mars.from_pretrained(local(command.model))
-    waves = mars.generate(
-        command.count,
-        pitch=command.pitch,
-        velocity=command.velocity,
-        family=command.family,
-        source=command.source,
-        instrument=command.instrument,
-        sampling=command.sampling,
-    )
-    asked = (command.instrument or command.family or command.source, command.pitch, command.velocity)
-    name = "-".join(str(part) for part in asked if part is not None) or "note"
+    names = ("pitch", "velocity", "family", "source", "instrument", "qualities", "sampling")
+    asked = {name: getattr(command, name) for name in names}
+    waves = mars.generate(command.count, **asked, phase=command.phase)
+    labels = mars.labels(command.count, **asked)
+    parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
+    name = "-".join(str(part) for part in parts if part is not None) or "note"
     out = local(command.out)
     make_folder(out)
-    for i, wave_T in enumerate(waves):
-        path = out / f"{name}-{i:03d}.wav"
+    paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]
+    for path, wave_T in zip(paths, waves, strict=True):
         write_wav(path, wave_T, mars.spectrogram.sample_rate)
         say(str(path))
+    write_json(out / f"{name}.json", {path.name: label for path, label in zip(paths, labels, strict=True)})
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a model on held-out notes, and write a page to listen to."""
+    from mars_dist.phase import DEFAULT, Phase
     from mars_dist.sampling import SamplingConfig
 
     @dataclass(frozen=True)
@@ -208,6 +216,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         shown: int = 8
         """Notes of each split that the page plays."""
         sampling: SamplingConfig = field(default_factory=SamplingConfig)
+        phase: Phase = DEFAULT
+        """How pictures become sound: Griffin-Lim, phase-gradient integration, or the two in turn."""
 
     command = parse(Evaluate, arguments, "evaluate")
     if command.notes < 1:
@@ -224,7 +234,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         path = local(command.report)
         make_folder(path.parent, "--report")
     limits = dict.fromkeys(command.splits, command.notes)
-    print(evaluate_folder(folder, absolute(command.data), limits, command.shown, command.sampling, path, say))
+    data, shown, sampling, phase = absolute(command.data), command.shown, command.sampling, command.phase
+    print(evaluate_folder(folder, data, limits, shown, sampling, phase, path, say))
 
 
 def quickstart(arguments: Sequence[str]) -> None:

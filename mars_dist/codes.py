@@ -17,10 +17,9 @@ LABELS = ("note_str", "pitch", "velocity", "instrument", "instrument_str", "fami
 
 def arrays(config: TokenizerConfig) -> tuple[Array, ...]:
     """The array columns of a data set of codes."""
-    schedule = config.schedule
     return (
-        Array("codes", (schedule.num_tokens,), "uint16"),
-        Array("latents", (config.code_width, *schedule.latent_grid), "float16"),
+        Array("codes", (config.num_codes,), "uint16"),
+        Array("latents", (config.code_width, *config.schedule.latent_grid), "float16"),
     )
 
 

@@ -83,10 +83,23 @@ class TokenizerConfig:
     depth: int = 4
     """Blocks in the encoder, and in the decoder."""
     head_width: int = 64
+    latents: Literal["aligned", "free"] = "aligned"
+    """aligned: a latent token starts from the patch at its own place, a query from the latent at its own; free: from
+    what it has learnt alone (the paper's)."""
+    stem: int = 0
+    """Residual convolutions on the multiplexed picture before the encoder, and as many behind the decoder."""
+    codebooks: Literal["shared", "per_scale"] = "shared"
+    """shared: one codebook for all scales (the paper's)."""
+    branches: int = 1
+    """P: product quantisation; each token has so many codes, each from a codebook of its own (ImageFolder)."""
+    codebook_projection: bool = False
+    """SimVQ: the codes are a learnt linear map of fixed vectors (arXiv 2411.02038)."""
 
     def __post_init__(self) -> None:
-        require_positive("tokenizer", self, "code_width", "width", "head_width")
+        require_positive("tokenizer", self, "code_width", "width", "head_width", "branches")
         _ = self.schedule  # its own checks name the rule
+        if self.code_width % self.branches:
+            raise ValueError(f"tokenizer.code_width: {self.code_width} is not a multiple of branches = {self.branches}")
         if self.width % self.head_width:
             raise ValueError(f"tokenizer.width: {self.width} is not a multiple of head_width = {self.head_width}")
         if not 2 <= self.codebook_size <= 65_536:
@@ -95,6 +108,21 @@ class TokenizerConfig:
     @property
     def schedule(self) -> ScaleSchedule:
         return ScaleSchedule(self.scales)
+
+    @property
+    def num_codebooks(self) -> int:
+        """For each branch."""
+        return len(self.scales) if self.codebooks == "per_scale" else 1
+
+    @property
+    def num_codes(self) -> int:
+        """The codes of a note, over all scales and branches."""
+        return self.branches * self.schedule.num_tokens
+
+    @property
+    def code_spans(self) -> tuple[slice, ...]:
+        """For each scale, where its codes lie among a note's."""
+        return tuple(slice(self.branches * s.start, self.branches * s.stop) for s in self.schedule.spans)
 
     def patch_grid(self, spectrogram: SpectrogramConfig) -> Size:
         """(h_p, w_p). Raises ValueError where the patch does not divide the picture."""
@@ -113,10 +141,18 @@ class AutoregressorConfig:
     width: int = 192
     depth: int = 4
     head_width: int = 64
+    positions: Literal["learned", "rotary"] = "learned"
+    """rotary: rows and columns in cells of the latent grid turn queries and keys (Infinity, arXiv 2412.04431)."""
+    modulation: Literal["shared", "own"] = "shared"
+    """Whether all blocks share one projection of the condition (AdaLN), or each has its own (VAR's)."""
+    scale_weight: float = 1.0
+    """A scale of n tokens has n**scale_weight of the loss: 1 every token alike, 0.5 Infinity's, 0 every scale alike."""
     drop_path: float = 0.0
     """Probability that a sample skips the last block; earlier blocks proportionally less."""
     condition_on_instrument: bool = False
     """Condition on the training split's instruments besides pitch, velocity, family and source."""
+    condition_on_qualities: bool = False
+    """Condition on NSynth's ten qualities too."""
     drop_all_conditions: float = 0.1
     drop_each_condition: float = 0.1
     corrupt_codes: float = 0.0
@@ -129,6 +165,10 @@ class AutoregressorConfig:
                 raise ValueError(f"autoregressor.{name}: {getattr(self, name)} must be at least 0 and below 1")
         if self.width % self.head_width:
             raise ValueError(f"autoregressor.width: {self.width} is not a multiple of head_width = {self.head_width}")
+        if self.positions == "rotary" and self.head_width % 4:
+            raise ValueError(
+                f"autoregressor.head_width: {self.head_width} must be a multiple of 4 with rotary positions"
+            )
 
 
 @dataclass(frozen=True)
@@ -141,20 +181,57 @@ class ReconstructionLossConfig:
     multi_resolution: float = 0.0
     mel: float = 0.0
     delta: float = 0.0
-    commitment: float = 0.25
-    """Weight of the commitment term within the quantizer's loss."""
 
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """How the codebook is born and kept alive."""
+    """How the codebook is born, learns and is kept alive."""
 
     start_step: int = 200
-    """Steps without the quantizer; then the codebook is drawn from residuals of encoder outputs."""
+    """Steps without the quantizer; then the codebook is drawn from residuals of encoder outputs. 0: it is random."""
     restart_every: int = 50
-    """Steps between two restarts of dead codes."""
+    """Steps between two restarts of dead codes; 0: none."""
     restart_until: float = 0.8
     """Share of training after which no code is restarted."""
+    commitment: float = 0.25
+    """Weight of the commitment term within the quantizer's loss."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """How gradients pass the quantizer; rotation: arXiv 2410.06424."""
+    dropout: float = 0.0
+    """Quantizer dropout: share of notes of which only some of the first scales are used."""
+
+    def __post_init__(self) -> None:
+        for name in ("start_step", "restart_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"codebook.{name}: {getattr(self, name)} must be 0 or more")
+        for name in ("restart_until", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"codebook.{name}: {getattr(self, name)} must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class AdversaryConfig:
+    """The discriminator that the tokenizer's pictures are to deceive."""
+
+    weight: float = 0.0
+    """Size of its gradient at the picture, as a share of the reconstruction's; 0: no adversary."""
+    start: float = 0.25
+    """Share of training after which it takes part."""
+    feature_matching: float = 2.0
+    """Weight of the distance between its features, beside that of its judgement."""
+    width: int = 16
+    """Channels of its convolutions."""
+    resolutions: int = 3
+    """It looks at the picture whole, at half and at a quarter of the resolution, and so on."""
+
+    def __post_init__(self) -> None:
+        require_positive("adversary", self, "width", "resolutions")
+        if self.weight < 0 or self.feature_matching < 0:
+            raise ValueError(
+                f"adversary: weight {self.weight} and feature_matching {self.feature_matching} must be 0 or more"
+            )
+        if not 0 <= self.start < 1:
+            raise ValueError(f"adversary.start: {self.start} must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -193,6 +270,8 @@ class TrainConfig:
     checkpoint_every: int = 200
     validate_every: int = 200
     validation_rows: int = 128
+    patience: int = 0
+    """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
 
     def __post_init__(self) -> None:
         counts = (
@@ -205,6 +284,8 @@ class TrainConfig:
             "validation_rows",
         )
         require_positive("train", self, *counts)
+        if self.patience < 0:
+            raise ValueError(f"train.patience: {self.patience} must be 0 (no early stopping) or more")
 
 
 @dataclass(frozen=True)
@@ -215,6 +296,7 @@ class TokenizerRunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

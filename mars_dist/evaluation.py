@@ -1,7 +1,7 @@
 """How good a model is on held-out notes, each figure beside the lines that say what it could be.
 
-Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples, L tokens over all scales, K scales,
-V codebook size.
+Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples, L codes over all scales, K scales,
+W the codes of all codebooks side by side.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mars_dist.cmx import demultiplex, multiplex
+from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, Rows, require_same
 from mars_dist.metrics.codebook import count_codes, usage
 from mars_dist.metrics.neighbours import NearestNote
@@ -23,12 +24,14 @@ from mars_dist.metrics.pitch import pitch_correct
 from mars_dist.metrics.reconstruction import log_spectral_distance, mae, mse
 from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.model import Mars
+from mars_dist.phase import Phase, wave_from_picture
 from mars_dist.sampling import SamplingConfig
-from mars_dist.spectrogram import griffin_lim, picture_from_wave
+from mars_dist.spectrogram import picture_from_wave
 
 LINES = ("real", "griffin_lim", "reconstruction", "sample", "nearest_training_note")
+"""griffin_lim: the real notes' own pictures, with the phase that all other lines have too."""
 NOTES_AT_ONCE = 8
-COLUMNS = ["note_str", "picture", "wave", "pitch", "velocity", "family", "source", "instrument_str"]
+COLUMNS = ["note_str", "picture", "wave", "pitch", "velocity", "family", "source", "instrument_str", "qualities"]
 
 
 Item = TypeVar("Item")
@@ -71,7 +74,7 @@ class Outcome:
     columns: Columns
     sample_B1FN: Tensor
     """float16."""
-    hits_KV: Tensor
+    hits_KW: Tensor
     shown: list[dict[str, Version]]
 
 
@@ -87,7 +90,7 @@ class Evaluation:
     shown: list[dict[str, Version]] = field(default_factory=list)
     """For the notes that are shown: line -> version (one note)."""
     rows: Columns = field(default_factory=dict)
-    """The evaluated notes, without pictures and waves; those shown come first."""
+    """The evaluated notes, numbers and names alone; those shown come first."""
 
 
 def evaluate(
@@ -97,10 +100,11 @@ def evaluate(
     num_notes: int,
     num_shown: int,
     sampling: SamplingConfig,
+    phase: Phase,
     progress: Callable[[int, int], None],
     over: Map,
 ) -> Evaluation:
-    """Measure real notes, their Griffin-Lim ceiling, reconstructions, samples and the samples' nearest training notes.
+    """Measure real notes, their pictures made sound, reconstructions, samples and the samples' nearest training notes.
 
     A sample is asked for with the conditions of a held-out note. The figures do not depend on how the work is spread.
     Raises ValueError where the data set has other settings than the model, or lacks the split.
@@ -110,10 +114,12 @@ def evaluate(
     if rows.info.kind != "pictures":
         raise ValueError(f"{data}: holds {rows.info.kind}, not pictures: give the --out of mars preprocess")
     require_same(mars.spectrogram, rows.info)
+    sampling.per_scale(mars.autoregressor.schedule)  # refused here, before the work is spread
     parts = cut(chosen(rows.num_rows, num_notes, num_shown), num_shown)
     total = sum(len(part.rows) for part in parts)
     outcomes: list[Outcome] = []
-    for outcome in over(partial(measure_part, folder=folder, data=data, split=split, sampling=sampling), parts):
+    work = partial(measure_part, folder=folder, data=data, split=split, sampling=sampling, phase=phase)
+    for outcome in over(work, parts):
         outcomes.append(outcome)
         progress(sum(len(one.part.rows) for one in outcomes), total)
     outcomes.sort(key=lambda outcome: outcome.part.first)
@@ -121,13 +127,13 @@ def evaluate(
     nearest_B1FN = nearest_training_notes(mars, Rows(data, "train"), samples_B1FN).split(NOTES_AT_ONCE)
     # Copies: a slice is pickled with all that it is a slice of.
     jobs = [(part, picture_B1FN.clone()) for part, picture_B1FN in zip(parts, nearest_B1FN, strict=True)]
-    copies = dict(over(partial(measure_copies, folder=folder, data=data, split=split), jobs))
+    copies = dict(over(partial(measure_copies, folder=folder, data=data, split=split, phase=phase), jobs))
     measured = [outcome.measured for outcome in outcomes] + [copies[part.first] for part in parts]
     return Evaluation(
         split=split,
         num_notes=total,
         measures={metric: {line: estimate(measured, metric, line) for line in LINES} for metric in measured[0]},
-        codebook=usage(torch.stack([outcome.hits_KV for outcome in outcomes]).sum(0), mars.autoregressor.schedule),
+        codebook=usage(torch.stack([outcome.hits_KW for outcome in outcomes]).sum(0), mars.tokenizer.config),
         shown=[versions for outcome in outcomes for versions in outcome.shown],
         rows={name: np.concatenate([outcome.columns[name] for outcome in outcomes]) for name in outcomes[0].columns},
     )
@@ -173,42 +179,45 @@ def read(data: str, split: str, wanted: NDArray[np.int64]) -> Columns:
     return {name: values[back] for name, values in joined.items()}
 
 
-def measure_part(part: Part, folder: Path, data: str, split: str, sampling: SamplingConfig) -> Outcome:
+def measure_part(part: Part, folder: Path, data: str, split: str, sampling: SamplingConfig, phase: Phase) -> Outcome:
     """Every line's figures but those of the nearest training notes."""
     mars, columns = model_of(folder), read(data, split, part.rows)
-    versions, codes_BL = versions_of(mars, columns, part.first, sampling)
+    versions, codes_BL = versions_of(mars, columns, part.first, sampling, phase)
     return Outcome(
         part,
         measure(versions, versions["real"], columns["pitch"], mars.spectrogram.sample_rate),
-        {name: values for name, values in columns.items() if name not in ("picture", "wave")},
+        {name: values for name, values in columns.items() if values.ndim == 1},
         versions["sample"].picture_B1FN.half(),
-        count_codes(codes_BL, mars.autoregressor.schedule, mars.tokenizer.config.codebook_size),
+        count_codes(codes_BL, mars.tokenizer.config),
         [one_note(versions, i) for i in range(min(part.num_shown, len(part.rows)))],
     )
 
 
-def measure_copies(job: tuple[Part, Tensor], folder: Path, data: str, split: str) -> tuple[int, Measured]:
+def measure_copies(job: tuple[Part, Tensor], folder: Path, data: str, split: str, phase: Phase) -> tuple[int, Measured]:
     """The figures of training notes as if they were the samples, and the place of the first one."""
     part, picture_B1FN = job
     mars, columns = model_of(folder), read(data, split, part.rows)
-    version = Version(picture_B1FN.float(), griffin_lim(picture_B1FN.float(), mars.spectrogram))
+    version = Version(picture_B1FN.float(), wave_from_picture(picture_B1FN.float(), mars.spectrogram, phase))
     copies = {"nearest_training_note": version}
-    return part.first, measure(copies, real_version(mars, columns), columns["pitch"], mars.spectrogram.sample_rate)
+    return part.first, measure(
+        copies, real_version(mars.spectrogram, columns), columns["pitch"], mars.spectrogram.sample_rate
+    )
 
 
-def real_version(mars: Mars, part: Columns) -> Version:
+def real_version(spectrogram: SpectrogramConfig, part: Columns) -> Version:
     """The notes themselves."""
     x_BCHW = torch.from_numpy(part["picture"].astype(np.float32))
-    return Version(demultiplex(x_BCHW, mars.spectrogram.cmx), torch.from_numpy(part["wave"].astype(np.float32)) / 2**15)
+    return Version(demultiplex(x_BCHW, spectrogram.cmx), torch.from_numpy(part["wave"].astype(np.float32)) / 2**15)
 
 
 @torch.inference_mode()
 def versions_of(
-    mars: Mars, part: Columns, first_id: int, sampling: SamplingConfig
+    mars: Mars, part: Columns, first_id: int, sampling: SamplingConfig, phase: Phase
 ) -> tuple[dict[str, Version], Tensor]:
     """Every line's version of some notes but the nearest training notes, and the notes' codes (B, L)."""
-    real = real_version(mars, part)
-    ceiling_BT = griffin_lim(real.picture_B1FN, mars.spectrogram)
+    real = real_version(mars.spectrogram, part)
+    sound = partial(wave_from_picture, config=mars.spectrogram, phase=phase)
+    ceiling_BT = sound(real.picture_B1FN)
     codes_BL = mars.tokenizer.encode(multiplex(real.picture_B1FN, mars.spectrogram.cmx))
     reconstruction_B1FN = mars.decode(codes_BL)
     ids = list(range(first_id, first_id + len(codes_BL)))
@@ -216,8 +225,8 @@ def versions_of(
     return {
         "real": real,
         "griffin_lim": Version(picture_from_wave(ceiling_BT, mars.spectrogram), ceiling_BT),
-        "reconstruction": Version(reconstruction_B1FN, griffin_lim(reconstruction_B1FN, mars.spectrogram)),
-        "sample": Version(sample_B1FN, griffin_lim(sample_B1FN, mars.spectrogram)),
+        "reconstruction": Version(reconstruction_B1FN, sound(reconstruction_B1FN)),
+        "sample": Version(sample_B1FN, sound(sample_B1FN)),
     }, codes_BL
 
 

@@ -1,6 +1,6 @@
 """What encoder, decoder and autoregressor are made of.
 
-Suffixes: B batch, L tokens, D width, N heads, E head width, C channels, h w a grid.
+Suffixes: B batch, L tokens, D width, N heads, E head width, e half of it, C channels, h w a grid.
 """
 
 import torch
@@ -24,8 +24,17 @@ class Attention(nn.Module):
         num_heads = width // head_width
         self.log_temperature_N11 = nn.Parameter(torch.full((num_heads, 1, 1), 4.0).log()) if normalised else None
 
-    def forward(self, x_BLD: Tensor, mask_LL: Tensor | None = None, cache: "KeyValueCache | None" = None) -> Tensor:
-        """(B, L, D) -> (B, L, D). A cache holds the keys and values of the tokens before these."""
+    def forward(
+        self,
+        x_BLD: Tensor,
+        mask_LL: Tensor | None = None,
+        cache: "KeyValueCache | None" = None,
+        angles_Le: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D). A cache holds the keys and values of the tokens before these.
+
+        `angles_Le`: rotary positions, by which queries and keys are turned (RoFormer, arXiv 2104.09864).
+        """
         q_BNLE, k_BNLE, v_BNLE = self.qkv(x_BLD).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
         if self.log_temperature_N11 is not None:
             temperature_N11 = self.log_temperature_N11.exp().clamp(max=100)
@@ -33,9 +42,18 @@ class Attention(nn.Module):
             k_BNLE = F.normalize(k_BNLE, dim=-1)
         else:
             q_BNLE = q_BNLE * self.head_width**-0.5
+        if angles_Le is not None:
+            q_BNLE, k_BNLE = turn(q_BNLE, angles_Le), turn(k_BNLE, angles_Le)
         if cache is not None:
             k_BNLE, v_BNLE = cache.extend(k_BNLE, v_BNLE)
         return self.out(attend(q_BNLE, k_BNLE, v_BNLE, mask_LL).transpose(1, 2).flatten(2))
+
+
+def turn(x_BNLE: Tensor, angles_Le: Tensor) -> Tensor:
+    """Each pair of values, one of either half, turned by its angle."""
+    cos_Le, sin_Le = angles_Le.cos().to(x_BNLE.dtype), angles_Le.sin().to(x_BNLE.dtype)
+    a_BNLe, b_BNLe = x_BNLE.chunk(2, dim=-1)
+    return torch.cat([a_BNLe * cos_Le - b_BNLe * sin_Le, a_BNLe * sin_Le + b_BNLe * cos_Le], dim=-1)
 
 
 def attend(q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor, mask_LL: Tensor | None) -> Tensor:

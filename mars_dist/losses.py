@@ -14,7 +14,7 @@ from mars_dist.config import ReconstructionLossConfig, SpectrogramConfig
 from mars_dist.spectrogram import magnitude, normalise
 
 POOLS = ((2, 1), (4, 1), (8, 1), (1, 2), (1, 4), (1, 8), (4, 4))
-NUM_MELS = 64
+MOST_MELS = 64
 
 
 def reconstruction_loss(
@@ -49,7 +49,7 @@ def multi_resolution(y_B1FN: Tensor, x_B1FN: Tensor, n_fft: int) -> Tensor:
 
 
 def mel_distance(y_B1FN: Tensor, x_B1FN: Tensor, spectrogram: SpectrogramConfig) -> Tensor:
-    """L1 between normalised log mel spectrograms of 64 bands."""
+    """L1 between normalised log mel spectrograms of at most 64 bands."""
     bank_FM = mel_bank(spectrogram.n_fft, spectrogram.sample_rate).to(y_B1FN.device)
 
     def mel(picture_B1FN: Tensor) -> Tensor:
@@ -66,6 +66,7 @@ def delta_distance(y_B1FN: Tensor, x_B1FN: Tensor) -> Tensor:
 
 @lru_cache
 def mel_bank(n_fft: int, sample_rate: int) -> Tensor:
-    """(F, M) triangular filters, without the Nyquist bin; each sums to 1."""
-    bank_FM = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, NUM_MELS, sample_rate)[:-1]
+    """(F, M) triangular filters, without the Nyquist bin; each sums to 1. Fewer where n_fft would leave some empty."""
+    num_mels = min(MOST_MELS, n_fft // 16)
+    bank_FM = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate)[:-1]
     return bank_FM / bank_FM.sum(0).clamp(min=1e-8)

@@ -1,9 +1,11 @@
 """A model's folder, and the bundle of tokenizer and autoregressor that makes sound.
 
-config.json  model.safetensors (averaged weights)  metrics.json  [tokenizer/, in an autoregressor's]
+config.json  model.safetensors (averaged weights)  metrics.json
+and, in an autoregressor's, histogram.safetensors (of the training notes' conditions)  tokenizer/
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ from mars_dist.autoregressor import Autoregressor, Conditions
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.histogram import Histogram
+from mars_dist.phase import DEFAULT, Phase, wave_from_picture
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.serialize import fingerprint, from_plain, read_json, to_plain, write_json
-from mars_dist.spectrogram import griffin_lim, picture_from_wave
+from mars_dist.spectrogram import picture_from_wave
 from mars_dist.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, METRICS, TOKENIZER = "config.json", "model.safetensors", "metrics.json", "tokenizer"
+HISTOGRAM = "histogram.safetensors"
 
 
 def save_tokenizer(folder: Path, weights: dict[str, Tensor], run: TokenizerRunConfig, metrics: dict[str, Any]) -> None:
@@ -36,6 +41,7 @@ def save_autoregressor(
     weights: dict[str, Tensor],
     run: AutoregressorRunConfig,
     vocabulary: Vocabulary,
+    histogram: Histogram,
     tokenizer_folder: Path,
     metrics: dict[str, Any],
 ) -> None:
@@ -51,6 +57,7 @@ def save_autoregressor(
         "vocabulary": to_plain(vocabulary),
         "tokenizer_fingerprint": tokenizer_fingerprint(inner),
     }
+    histogram.save(folder / HISTOGRAM)
     save_folder(folder, weights, config, metrics)
 
 
@@ -81,7 +88,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, TokenizerRunConfig]:
     """A tokenizer with averaged weights, in evaluation mode."""
     run = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
-    tokenizer = Tokenizer(run.tokenizer, run.spectrogram, run.loss.commitment)
+    tokenizer = Tokenizer(run.tokenizer, run.spectrogram, run.codebook)
     tokenizer.load_state_dict(load_file(folder / WEIGHTS))
     return tokenizer.eval().requires_grad_(False), run
 
@@ -94,6 +101,7 @@ class Mars:
     autoregressor: Autoregressor
     spectrogram: SpectrogramConfig
     vocabulary: Vocabulary
+    histogram: Histogram
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "Mars":
@@ -105,10 +113,11 @@ class Mars:
             raise ValueError(f"{folder / TOKENIZER}: is not the tokenizer that this autoregressor was trained with")
         run = from_plain(AutoregressorRunConfig, config["run"])
         vocabulary = from_plain(Vocabulary, config["vocabulary"])
+        histogram = Histogram.load(folder / HISTOGRAM)
         autoregressor = Autoregressor(run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
         autoregressor.load_state_dict(load_file(folder / WEIGHTS))
         autoregressor.eval().requires_grad_(False)
-        return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary)
+        return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary, histogram)
 
     def generate(
         self,
@@ -119,18 +128,37 @@ class Mars:
         family: str | None = None,
         source: str | None = None,
         instrument: str | None = None,
+        qualities: Sequence[str] = (),
         sampling: SamplingConfig | None = None,
+        phase: Phase = DEFAULT,
     ) -> NDArray[np.float32]:
-        """New notes (count, T) at the model's sample rate. What is None is left to the model."""
-        asked = {"pitch": pitch, "velocity": velocity, "family": family, "source": source}
-        conditions = self.vocabulary.of_words(count, **asked, **({"instrument": instrument} if instrument else {}))
+        """New notes (count, T) at the model's sample rate. What is not asked for is drawn: `labels` tells how."""
+        asked = {"pitch": pitch, "velocity": velocity, "family": family, "source": source, "instrument": instrument}
+        conditions = self.vocabulary.of_words(count, qualities, **asked)
         pictures_B1FN = self.sample_pictures(conditions, list(range(count)), sampling or SamplingConfig())
-        return griffin_lim(pictures_B1FN, self.spectrogram).cpu().numpy()
+        return wave_from_picture(pictures_B1FN, self.spectrogram, phase).cpu().numpy()
+
+    def labels(
+        self,
+        count: int = 1,
+        *,
+        qualities: Sequence[str] = (),
+        sampling: SamplingConfig | None = None,
+        **asked: int | str | None,
+    ) -> list[dict[str, Any]]:
+        """What each note is that `generate` makes of the same arguments: as asked for, or drawn; None: left open."""
+        conditions = self.vocabulary.of_words(count, qualities, **asked)
+        return self.vocabulary.to_words(self.complete(conditions, list(range(count)), sampling or SamplingConfig()))
+
+    def complete(self, conditions: Conditions, ids: list[int], sampling: SamplingConfig) -> Conditions:
+        """The conditions with what is not asked for drawn from the training notes', unless it shall stay open."""
+        return conditions if sampling.unasked == "null" else self.histogram.fill(conditions, ids, sampling.seed)
 
     @torch.inference_mode()
     def sample_pictures(self, conditions: Conditions, ids: list[int], sampling: SamplingConfig) -> Tensor:
-        """(B, 1, F, N): new pictures; the noise of each depends on its id and the seed alone."""
-        quantizer, device = self.tokenizer.quantizer, self.autoregressor.positions_LD.device
+        """(B, 1, F, N): new pictures; all that is random about each depends on its id and the seed alone."""
+        quantizer, device = self.tokenizer.quantizer, self.autoregressor.levels_KD.device
+        conditions = self.complete(conditions, ids, sampling)
         conditions = {name: values.to(device) for name, values in conditions.items()}
         return self.decode(sample_codes(self.autoregressor, quantizer, conditions, ids, sampling))
 
@@ -142,5 +170,5 @@ class Mars:
 
     @torch.inference_mode()
     def decode(self, codes_BL: Tensor) -> Tensor:
-        """Codes (B, L) -> pictures (B, 1, F, N); `griffin_lim` makes them sound."""
+        """Codes (B, L) -> pictures (B, 1, F, N); `wave_from_picture` makes them sound."""
         return demultiplex(self.tokenizer.decode(codes_BL), self.spectrogram.cmx)

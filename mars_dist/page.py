@@ -11,6 +11,7 @@ from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
 from mars_dist.model import CONFIG, TOKENIZER
 from mars_dist.nsynth import FAMILIES, SOURCES
+from mars_dist.phase import Phase
 from mars_dist.progress import Say, tenths
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json, to_plain, write_json
@@ -31,15 +32,23 @@ MEASURES = {
     "mae": ("MAE", "lower is better", "Mean absolute difference of the normalised log pictures, from the real note's."),
 }
 EVALUATION = "evaluation.json"
+PHASES: dict[Phase, str] = {
+    "griffin_lim": "Griffin-Lim from a random start",
+    "pghi": "phase-gradient integration",
+    "pghi_griffin_lim": "phase-gradient integration, then Griffin-Lim",
+}
 LADDER = ("real", "griffin_lim", "reconstruction", "sample")
 
 
-def write_page(path: Path, folder: Path, evaluations: Sequence[Evaluation], sample_rate: int, notice: str) -> int:
+def write_page(
+    path: Path, folder: Path, evaluations: Sequence[Evaluation], phase: Phase, sample_rate: int, notice: str
+) -> int:
     """Write report.html for an autoregressor's folder; returns its size in bytes."""
     page = report.Report(
         title="MARS: notes from a next-scale transformer",
         description=[
             f"The model in {folder.name}, heard and measured on notes that it was not trained on.",
+            f"Every line but the original and the real notes is sound made of pictures, its phase by {PHASES[phase]}.",
             "valid: (instrument, pitch) pairs that training never had. test: instruments that training never had.",
         ],
         sample_rate=sample_rate,
@@ -55,7 +64,7 @@ def write_page(path: Path, folder: Path, evaluations: Sequence[Evaluation], samp
 
 
 def ladders(evaluation: Evaluation, sample_rate: int) -> list[report.Ladder]:
-    """For each shown note the original, its Griffin-Lim, its reconstruction, and a sample asked for alike."""
+    """For each shown note the original, its picture made sound, its reconstruction, and a sample asked for alike."""
     made = []
     for i, versions in enumerate(evaluation.shown):
         note = {name: values[i].item() for name, values in evaluation.rows.items()}
@@ -120,6 +129,7 @@ def evaluate_folder(
     num_notes: Mapping[str, int],
     num_shown: int,
     sampling: SamplingConfig,
+    phase: Phase,
     path: Path,
     say: Say,
 ) -> str:
@@ -132,7 +142,7 @@ def evaluate_folder(
 
     spectrogram = model_of(folder).spectrogram
     evaluations = [
-        evaluate(folder, data, split, num, num_shown, sampling, tenths(f"evaluate {split}"), over_cluster)
+        evaluate(folder, data, split, num, num_shown, sampling, phase, tenths(f"evaluate {split}"), over_cluster)
         for split, num in num_notes.items()
     ]
     notice = Rows(data, next(iter(num_notes))).info.notice
@@ -140,8 +150,9 @@ def evaluate_folder(
         evaluation.split: {"measures": to_plain_measures(evaluation), "codebook": evaluation.codebook}
         for evaluation in evaluations
     }
-    write_json(folder / EVALUATION, {"notice": notice, "sampling": to_plain(sampling), "splits": measured})
-    size = write_page(path, folder, evaluations, spectrogram.sample_rate, notice)
+    settings = {"sampling": to_plain(sampling), "phase": phase}
+    write_json(folder / EVALUATION, {"notice": notice, **settings, "splits": measured})
+    size = write_page(path, folder, evaluations, phase, spectrogram.sample_rate, notice)
     say(f"{path}: {size / 2**20:.1f} MiB")
     return table(evaluations, notice)
 
@@ -158,9 +169,9 @@ def table(evaluations: Sequence[Evaluation], notice: str) -> str:
     lines = [notice] if notice else []
     for evaluation in evaluations:
         lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % bootstrap interval"]
-        lines += [f"{'':24}" + "".join(f"{line.replace('_', ' '):>24}" for line in LINES)]
+        lines += [f"{'':24}" + "".join(f"{report.LINES[line][0]:>28}" for line in LINES)]
         for metric, (heading, _, _) in MEASURES.items():
             estimates = [evaluation.measures[metric][line] for line in LINES]
             cells = [f"{e.value:.3g} [{e.interval[0]:.3g}, {e.interval[1]:.3g}]" for e in estimates]
-            lines += [f"{heading:24}" + "".join(f"{cell:>24}" for cell in cells)]
+            lines += [f"{heading:24}" + "".join(f"{cell:>28}" for cell in cells)]
     return "\n".join(lines)

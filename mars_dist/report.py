@@ -29,7 +29,7 @@ LINES = {
     "original": ("Original", "The note from the data set, untouched."),
     "real": ("Real", "The notes from the data set themselves: what a measure says of the real thing."),
     "griffin_lim": (
-        "Griffin-Lim",
+        "Resynthesis",
         "The original's own picture turned back into sound. A picture holds no phase, so the phase is estimated; "
         "this is the ceiling for every picture that is turned into sound in this way.",
     ),
@@ -313,7 +313,7 @@ def _measures(report: Report) -> str:
     )
     return (
         "<p>Every line is measured in the same way, so that a number can be read against its neighbours: "
-        "a sample need not beat what the reconstruction or Griffin-Lim itself does not reach. Under each value stand "
+        "a sample need not beat what the reconstruction or the resynthesis does not reach. Under each value stand "
         "its 95&#8239;% bootstrap interval and the number of notes it rests on.</p>"
         f"{_explain_lines(report, (line for line in used if line not in heard))}"
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="measures"><table><thead><tr>'

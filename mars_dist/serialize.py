@@ -58,7 +58,9 @@ def convert(kind: Any, value: Any, base: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return convert(next(k for k in arguments if k is not type(None)), value, base, where)
+        members = [k for k in arguments if k is not type(None)]
+        fitting = [k for k in members if (get_origin(k) is tuple) == isinstance(value, list)]
+        return convert((fitting or members)[0], value, base, where)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
@@ -108,3 +110,11 @@ def fingerprint(*paths: Path) -> str:
     for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def first_difference(before: Any, now: Any, name: str = "") -> str | None:
+    """`optim.lr = 0.1, not 0.2`: the first field in which two plain values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        differences = (first_difference(before.get(key), now[key], f"{name}.{key}".lstrip(".")) for key in now)
+        return next((difference for difference in differences if difference), None)
+    return None if before == now else f"{name.removeprefix('config.')} = {before}, not {now}"

@@ -2,7 +2,8 @@
 
 A transformer encoder with latent tokens and its mirror image as decoder (ImageFolder's shape, arXiv 2410.01756;
 "aligned": a latent token starts from the patch at its own place, a query token from the latent at its own place).
-Suffixes: B batch, C channels after CMX, H W the picture, P patches, S latent tokens, D width, h w the latent grid.
+Suffixes: B batch, C channels after CMX, H W the picture, P patches, S latent tokens, D width, h w the latent
+grid; in f_BSPc P is product branches and c the code width of one.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.config import SpectrogramConfig, TokenizerConfig
+from mars_dist.config import CodebookConfig, SpectrogramConfig, TokenizerConfig
 from mars_dist.layers import Block, grow, init_transformer, shrink
 from mars_dist.quantizer import MultiScaleQuantizer, Quantized
 from mars_dist.scales import Size
@@ -33,17 +34,23 @@ class Reconstruction(NamedTuple):
 class Tokenizer(nn.Module):
     """Multiplexed picture (B, C, H, W) <-> codes (B, L)."""
 
-    def __init__(self, config: TokenizerConfig, spectrogram: SpectrogramConfig, commitment: float = 0.25) -> None:
+    def __init__(
+        self, config: TokenizerConfig, spectrogram: SpectrogramConfig, codebook: CodebookConfig | None = None
+    ) -> None:
+        """`codebook` matters in training alone."""
         super().__init__()
         self.config = config
         self.encoder = Encoder(config, spectrogram)
-        self.quantizer = MultiScaleQuantizer(config, commitment)
+        self.quantizer = MultiScaleQuantizer(config, codebook)
         self.decoder = Decoder(config, spectrogram)
 
-    def forward(self, x_BCHW: Tensor, bypass: bool = False) -> Reconstruction:
-        """Reconstruct. With `bypass` the decoder sees the latents as they were before the quantizer."""
+    def forward(self, x_BCHW: Tensor, bypass: bool = False, num_scales_B: Tensor | None = None) -> Reconstruction:
+        """Reconstruct. With `bypass` the decoder sees the latents as they were before the quantizer.
+
+        `num_scales_B`: how many scales of each sample are used; all where it is None.
+        """
         f_BChw = self.latents(x_BCHW)
-        quantized = self.quantizer(f_BChw)
+        quantized = self.quantizer(f_BChw, num_scales_B)
         y_BCHW = self.picture(f_BChw if bypass else quantized.f_hat_BChw)
         return Reconstruction(y_BCHW, f_BChw, quantized)
 
@@ -72,7 +79,10 @@ class Encoder(nn.Module):
         channels, _, _ = spectrogram.picture_shape
         self.grid = config.patch_grid(spectrogram)
         self.latent_grid = config.schedule.latent_grid
+        self.aligned = config.latents == "aligned"
+        self.branches = config.branches
         self.patches = nn.Sequential(
+            *(ResidualConvolution(channels) for _ in range(config.stem)),
             Rearrange("b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=config.patch.h, pw=config.patch.w),
             nn.Linear(channels * config.patch.area, config.width),
         )
@@ -85,10 +95,13 @@ class Encoder(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         patches_BPD = self.patches(x_BCHW) + self.positions_PD
-        latents_BSD = resample_tokens(patches_BPD, self.grid, self.latent_grid) + self.latent_tokens_SD
+        latents_BSD = self.latent_tokens_SD.expand(len(x_BCHW), -1, -1)
+        if self.aligned:
+            latents_BSD = latents_BSD + resample_tokens(patches_BPD, self.grid, self.latent_grid)
         x_BLD = self.blocks(torch.cat([patches_BPD, latents_BSD], dim=1))
         f_BSC = self.to_code(self.norm(x_BLD[:, self.grid.area :]))
-        f_BSC = F.layer_norm(f_BSC.float(), f_BSC.shape[-1:])
+        f_BSPc = f_BSC.float().unflatten(-1, (self.branches, -1))
+        f_BSC = F.layer_norm(f_BSPc, f_BSPc.shape[-1:]).flatten(2)
         return f_BSC.transpose(1, 2).unflatten(-1, self.latent_grid)
 
 
@@ -101,21 +114,40 @@ class Decoder(nn.Module):
         self.grid = config.patch_grid(spectrogram)
         self.latent_grid = config.schedule.latent_grid
         self.patch = config.patch
+        self.aligned = config.latents == "aligned"
         self.from_code = nn.Linear(config.code_width, config.width)
         self.positions_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
         self.query_tokens_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
         self.blocks = nn.Sequential(*(Block(config.width, config.head_width) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width)
         self.to_patches = nn.Linear(config.width, channels * config.patch.area)
+        self.stem = nn.Sequential(*(ResidualConvolution(channels) for _ in range(config.stem)))
         init_transformer(self)
 
     def forward(self, f_BChw: Tensor) -> Tensor:
         latents_BSD = self.from_code(f_BChw.flatten(2).transpose(1, 2)) + self.positions_SD
-        queries_BPD = resample_tokens(latents_BSD, self.latent_grid, self.grid) + self.query_tokens_PD
+        queries_BPD = self.query_tokens_PD.expand(len(f_BChw), -1, -1)
+        if self.aligned:
+            queries_BPD = queries_BPD + resample_tokens(latents_BSD, self.latent_grid, self.grid)
         x_BLD = self.blocks(torch.cat([queries_BPD, latents_BSD], dim=1))
-        patches_BPD = self.to_patches(self.norm(x_BLD[:, : self.grid.area])).float()
+        patches_BPD = self.to_patches(self.norm(x_BLD[:, : self.grid.area]))
         sizes = dict(zip(("h", "w", "ph", "pw"), (*self.grid, *self.patch), strict=True))
-        return rearrange(patches_BPD, "b (h w) (c ph pw) -> b c (h ph) (w pw)", **sizes)
+        y_BCHW = self.stem(rearrange(patches_BPD, "b (h w) (c ph pw) -> b c (h ph) (w pw)", **sizes))
+        return y_BCHW.float()
+
+
+class ResidualConvolution(nn.Module):
+    """x + conv(gelu(conv(x))), which starts as the identity: the part that sees neighbouring cells as neighbours."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW + self.second(F.gelu(self.first(x_BCHW)))
 
 
 def resample_tokens(x_BSD: Tensor, grid: Size, to: Size) -> Tensor:

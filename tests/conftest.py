@@ -157,16 +157,26 @@ def trained_tokenizer(tokenizer_plan: Plan, train_here: Callable[[Plan], None]) 
 
 
 @pytest.fixture(scope="session")
-def short_codes(trained_tokenizer: Plan, short_pictures: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The pictures as codes of the trained tokenizer, made without Ray. Read only."""
-    folder = Folder.open(tmp_path_factory.mktemp("codes") / "codes")
-    config = trained_tokenizer.config
-    assert isinstance(config, TokenizerRunConfig)
-    info = codes.info_of(DatasetInfo.load(Folder.open(short_pictures)), trained_tokenizer.folder, config.tokenizer)
-    for shard in info.shards:
-        codes.make_shard(shard, short_pictures, trained_tokenizer.folder, folder)
-    info.save(folder)
-    return folder.name
+def encode_here(short_pictures: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan], str]:
+    """Make the pictures codes of a trained tokenizer, without Ray."""
+
+    def encode(trained: Plan) -> str:
+        folder = Folder.open(tmp_path_factory.mktemp("codes") / "codes")
+        config = trained.config
+        assert isinstance(config, TokenizerRunConfig)
+        info = codes.info_of(DatasetInfo.load(Folder.open(short_pictures)), trained.folder, config.tokenizer)
+        for shard in info.shards:
+            codes.make_shard(shard, short_pictures, trained.folder, folder)
+        info.save(folder)
+        return folder.name
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def short_codes(trained_tokenizer: Plan, encode_here: Callable[[Plan], str]) -> str:
+    """The pictures as codes of the trained tokenizer. Read only."""
+    return encode_here(trained_tokenizer)
 
 
 @pytest.fixture(scope="session")

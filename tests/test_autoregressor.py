@@ -1,5 +1,6 @@
 """What the next-scale transformer may see, step by step and all at once."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale, rotary_angles
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
+from mars_dist.layers import turn
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.scales import Size
 
@@ -19,10 +21,11 @@ SPANS = TOKENIZER.schedule.spans
 CONDITIONS = {"pitch": torch.tensor([3, -1, 7]), "source": torch.tensor([0, 1, -1])}
 
 
-@pytest.fixture
-def model() -> Autoregressor:
+@pytest.fixture(params=[{}, {"positions": "rotary"}, {"modulation": "own"}], ids=["default", "rotary", "own AdaLN"])
+def model(request: pytest.FixtureRequest) -> Autoregressor:
     torch.manual_seed(0)
-    model = Autoregressor(AutoregressorConfig(width=16, depth=2, head_width=8), TOKENIZER, {"pitch": 8, "source": 2})
+    config = AutoregressorConfig(width=16, depth=2, head_width=8, **request.param)
+    model = Autoregressor(config, TOKENIZER, {"pitch": 8, "source": 2})
     for part in model.modules():  # as large as training makes them, so that what it is shown moves its logits
         if isinstance(part, nn.Linear | nn.Embedding):
             part.weight.data.mul_(15)
@@ -33,7 +36,6 @@ def model() -> Autoregressor:
 def quantizer() -> MultiScaleQuantizer:
     torch.manual_seed(1)
     quantizer = MultiScaleQuantizer(TOKENIZER).requires_grad_(False)
-    quantizer.codebook_VC.normal_()
     return quantizer
 
 
@@ -154,3 +156,41 @@ def test_sure_and_right_is_zero_nats(codes_BL: Tensor) -> None:
     nats_K, accuracy_K = cross_entropy_per_scale(logits_BLV, codes_BL.to(torch.int32), SPANS)
     torch.testing.assert_close(nats_K, torch.zeros(5))
     assert accuracy_K.tolist() == [1] * 5
+
+
+def test_rotary_angles_are_those_of_the_place() -> None:
+    """A row and a column of the latent grid turn by their place in it; a coarser token by its middle."""
+    angles_Le = rotary_angles(TOKENIZER.schedule, head_width=8)
+    assert angles_Le.shape == (TOKENIZER.schedule.num_tokens, 4)
+    finest_34e = angles_Le[SPANS[-1]].view(3, 4, 4)
+    assert finest_34e[2, 1].tolist() == pytest.approx([2.5, 0.025, 1.5, 0.015])
+    [coarsest_e] = angles_Le[SPANS[0]]
+    assert coarsest_e.tolist() == pytest.approx([1.5, 0.015, 2.0, 0.02])
+    torch.testing.assert_close(angles_Le[SPANS[3]].view(3, 2, 4)[:, 0], finest_34e[:, :2].mean(1))
+
+
+def test_turned_queries_and_keys_meet_by_their_distance() -> None:
+    q_E, k_E = torch.randn(8, dtype=torch.double), torch.randn(8, dtype=torch.double)
+    schedule = TokenizerConfig(scales=(Size(1, 1), Size(6, 6))).schedule
+    angles_66e = rotary_angles(schedule, head_width=8)[1:].view(6, 6, 4).double()
+
+    def product(query: tuple[int, int], key: tuple[int, int]) -> float:
+        turned = (turn(x_E[None], angles_66e[place][None]) for x_E, place in ((q_E, query), (k_E, key)))
+        return float(torch.mul(*turned).sum())
+
+    assert product((1, 2), (3, 2)) == pytest.approx(product((3, 4), (5, 4)))
+    assert product((1, 2), (3, 2)) != pytest.approx(product((1, 2), (4, 2)), rel=1e-3)
+
+
+def test_codes_of_two_branches_lie_side_by_side(quantizer: MultiScaleQuantizer) -> None:
+    """A token's logits hold one codebook after the other."""
+    tokenizer = replace(TOKENIZER, branches=2)
+    torch.manual_seed(0)
+    model = Autoregressor(AutoregressorConfig(width=16, depth=1, head_width=8), tokenizer, {"pitch": 8})
+    codes_BL = torch.randint(16, (2, tokenizer.num_codes))
+    inputs_BLC = MultiScaleQuantizer(tokenizer).next_inputs(codes_BL)
+    before_BLV = model(inputs_BLC, model.no_conditions(2))
+    assert before_BLV.shape == (2, tokenizer.num_codes, 16)
+    model.head.bias.data[16:] += 1
+    moved_BL = (model(inputs_BLC, model.no_conditions(2)) != before_BLV).all(-1)
+    assert not moved_BL[:, ::2].any() and moved_BL[:, 1::2].all()

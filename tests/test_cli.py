@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import soundfile
@@ -15,8 +15,11 @@ from mars_dist import cli
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig
+from mars_dist.histogram import Histogram
 from mars_dist.model import load_tokenizer, save_autoregressor
+from mars_dist.phase import Phase
 from mars_dist.presets import PRESETS
+from mars_dist.serialize import read_json
 from mars_dist.training.plan import Plan
 
 
@@ -76,7 +79,8 @@ def without_instruments(trained_autoregressor: Plan, tmp_path_factory: pytest.Te
     vocabulary, (_, tokenizer_run) = Vocabulary(), load_tokenizer(tokenizer_folder)
     model = Autoregressor(run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
     folder = tmp_path_factory.mktemp("without") / "model"
-    save_autoregressor(folder, model.state_dict(), run, vocabulary, tokenizer_folder, {})
+    histogram = Histogram.of(vocabulary.of_words(1, pitch=60, velocity=100, family="guitar", source="acoustic"))
+    save_autoregressor(folder, model.state_dict(), run, vocabulary, histogram, tokenizer_folder, {})
     return folder
 
 
@@ -115,11 +119,13 @@ def test_help_after_a_preset_shows_its_values(mars: MarsCommand, words: list[str
     assert f"(default: {scales})" in " ".join(mars("train-tokenizer", *words, "--help").out.split())
 
 
-def test_presets_are_listed(mars: MarsCommand) -> None:
-    head, *lines = mars("presets").out.splitlines()
-    assert head.split() == ["preset", "picture", "tokens", "codebook", "tokenizer", "autoregressor"]
-    assert [line.split()[0] for line in lines] == list(PRESETS)
-    assert lines[0].split() == ["debug", "64x32x64", "21", "64", "1x64", "2x64"]
+def test_a_preset_of_ones_own_is_shown(mars: MarsCommand, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('preset = "debug"\n[tokenizer.tokenizer]\nscales = ["1x1", "2x2", "3x3"]\n')
+    lines = [line.split() for line in mars("presets", path).out.splitlines()]
+    assert lines[0] == ["preset", "mine"]
+    assert ["tokens", "L", "14"] in lines and ["latent", "grid", "3x3"] in lines
+    assert "| tokens L | 21 |" in mars("presets", "debug", "--markdown").out.splitlines()
 
 
 # ---- mistakes
@@ -130,6 +136,7 @@ def test_unknown_names(refused: Callable[..., str]) -> None:
     assert refused("preprocess", "huge") == (
         f"huge: there is no such preset: choose {', '.join(PRESETS)}, or give a .toml file"
     )
+    assert refused("presets", "huge").startswith("huge: there is no such preset")
     assert refused("quickstart", "--preset", "huge").startswith("huge: there is no such preset")
     assert refused("train-ar") == ("mars train-ar: name a preset or a .toml first, such as: mars train-ar tiny ...")
 
@@ -144,6 +151,11 @@ def test_a_preset_of_ones_own_with_a_typo(refused: Callable[..., str], tmp_path:
 def test_an_unknown_option_ends_with_the_nearest_one(mars: MarsCommand) -> None:
     ended = mars("train-tokenizer", "debug", "--data", "x", "--optim.lrr", "1")
     assert ended.code == 2 and "--optim.lr " in ended.err and "Traceback" not in ended.err
+
+
+def test_each_number_of_a_list_is_checked(mars: MarsCommand) -> None:
+    ended = mars("sample", "x", "--sampling.top-p", 0.9, 0)
+    assert ended.code == 2 and "sampling.top_p[1]: 0.0 must be above 0 and at most 1" in ended.err
 
 
 def test_a_missing_source(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -205,7 +217,11 @@ def test_a_tokenizer_that_does_not_fit(
 
 
 def test_what_a_model_does_not_know(
-    refused: Callable[..., str], trained_autoregressor: Plan, without_instruments: Path, tmp_path: Path
+    refused: Callable[..., str],
+    trained_autoregressor: Plan,
+    without_instruments: Path,
+    short_pictures: str,
+    tmp_path: Path,
 ) -> None:
     sample = ("sample", trained_autoregressor.folder, "--out", tmp_path / "out")
     assert refused(*sample, "--pitch", 128) == "pitch: 128 is no MIDI number: choose 0 to 127"
@@ -218,6 +234,16 @@ def test_what_a_model_does_not_know(
     assert refused("sample", without_instruments, "--instrument", "guitar_acoustic_052") == (
         "instrument: 'guitar_acoustic_052': this model was not conditioned on instruments: leave it out"
     )
+    assert refused(*sample, "--velocity", 500) == "velocity: 500 is no MIDI velocity: choose 1 to 127"
+    assert refused(*sample, "--qualities", "bright") == (
+        "qualities: 'bright': this model was not conditioned on qualities: leave them out"
+    )
+    evaluate = ("evaluate", trained_autoregressor.folder, "--data", short_pictures)
+    for command in (sample, evaluate):
+        assert refused(*command, "--sampling.temperature", "1.0", "0.9") == (
+            "sampling.temperature: 2 values (1.0 0.9) for the 3 scales of this model (1x1 2x1 4x2): "
+            "give one number, or one for each scale"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -286,10 +312,42 @@ def test_a_sample_is_a_wav_file_named_after_what_was_asked_for(
     ended = mars("sample", trained_autoregressor.folder, *asked, "--out", tmp_path / "out")
     paths = [tmp_path / "out" / f"guitar-60-{i:03d}.wav" for i in range(2)]
     assert ended == (0, "", "".join(f"{path}\n" for path in paths))
-    assert sorted((tmp_path / "out").iterdir()) == paths
+    labels = tmp_path / "out" / "guitar-60.json"
+    assert sorted((tmp_path / "out").iterdir()) == [*paths, labels]
     for path in paths:
         wave_T, rate = soundfile.read(path)
         assert wave_T.shape == (2000,) and rate == 16_000
+
+
+def test_the_labels_of_samples_have_what_was_drawn(
+    mars: MarsCommand, trained_autoregressor: Plan, tmp_path: Path
+) -> None:
+    def sample(out: str, *options: object) -> dict[str, Any]:
+        asked = ("--pitch", 60, "--velocity", 70, "--count", 2, "--out", tmp_path / out)
+        assert mars("sample", trained_autoregressor.folder, *asked, *options).code == 0
+        labels: dict[str, Any] = read_json(tmp_path / out / "60-70.json")
+        return labels
+
+    lists = ("--sampling.guidance", 0, 1, 2, "--sampling.top-k", 8, 4, 2, "--sampling.temperature", 1)
+    asked = {"pitch": 60, "velocity": 75}
+    drawn = {"family": "mallet", "source": "acoustic", "instrument": "mallet_acoustic_060"}
+    assert sample("drawn", *lists) == {f"60-70-00{i}.wav": asked | drawn for i in range(2)}
+    left_open = dict.fromkeys(drawn, None)
+    assert sample("open", "--sampling.unasked", "null") == {f"60-70-00{i}.wav": asked | left_open for i in range(2)}
+
+
+def test_a_sample_sounds_by_the_phase_that_is_asked_for(
+    mars: MarsCommand, trained_autoregressor: Plan, tmp_path: Path
+) -> None:
+    sounds = set()
+    for phase in get_args(Phase):
+        ended = mars("sample", trained_autoregressor.folder, "--phase", phase, "--out", tmp_path / phase)
+        assert ended.code == 0
+        sounds.add((tmp_path / phase / "note-000.wav").read_bytes())
+    assert len(sounds) == 3
+    refusal = mars("sample", trained_autoregressor.folder, "--phase", "guess").err
+    assert mars("evaluate", "x", "--data", "y", "--phase", "guess").code == 2
+    assert all(phase in refusal for phase in get_args(Phase))
 
 
 def test_a_finished_training_is_left_alone(mars: MarsCommand, trained_tokenizer: Plan, tmp_path: Path) -> None:

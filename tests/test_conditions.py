@@ -1,13 +1,16 @@
 """Conditions from rows and from words."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from mars_dist.conditions import UNASKED, Vocabulary
-from mars_dist.nsynth import FAMILIES, SOURCES
+from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES
 
 NAMED = Vocabulary(instruments=("bass_001", "reed_002"))
+QUALIFIED = Vocabulary(qualities=True)
 
 
 def rows(velocity: list[int]) -> dict[str, np.ndarray]:
@@ -18,6 +21,7 @@ def rows(velocity: list[int]) -> dict[str, np.ndarray]:
         "family": np.arange(num, dtype=np.int8),
         "source": np.zeros(num, np.int8),
         "instrument_str": np.array(["reed_002", "nobody", "bass_001"][:num]),
+        "qualities": np.eye(10, dtype=np.uint8)[:num],
     }
 
 
@@ -25,6 +29,15 @@ def test_instruments_count_only_where_there_are_some() -> None:
     fixed = {"pitch": 128, "velocity": 5, "family": 11, "source": 3}
     assert Vocabulary().cardinalities == fixed
     assert NAMED.cardinalities == {**fixed, "instrument": 2}
+
+
+def test_each_quality_is_present_or_absent() -> None:
+    expected = Vocabulary().cardinalities | {f"quality_{name}": 2 for name in QUALITIES}
+    assert QUALIFIED.cardinalities == expected
+    conditions = QUALIFIED.of_rows(rows([25, 100, 127]))
+    assert conditions.keys() == expected.keys()
+    for i, name in enumerate(QUALITIES):
+        assert conditions[f"quality_{name}"].tolist() == [int(row == i) for row in range(3)]
 
 
 def test_rows_become_indices() -> None:
@@ -40,7 +53,7 @@ def test_rows_become_indices() -> None:
     assert Vocabulary().of_rows(rows([25])).keys() == Vocabulary().cardinalities.keys()
 
 
-@pytest.mark.parametrize("velocity, index", [(0, 0), (37, 0), (38, 1), (64, 2), (113, 3), (114, 4), (127, 4)])
+@pytest.mark.parametrize("velocity, index", [(1, 0), (37, 0), (38, 1), (64, 2), (113, 3), (114, 4), (127, 4)])
 def test_a_velocity_is_the_nearest_of_five(velocity: int, index: int) -> None:
     assert Vocabulary().of_rows(rows([velocity]))["velocity"].tolist() == [index]
     assert Vocabulary().of_words(1, velocity=velocity)["velocity"].tolist() == [index]
@@ -58,6 +71,27 @@ def test_words_become_the_same_indices() -> None:
     assert list(conditions) == list(NAMED.cardinalities)
 
 
+def test_qualities_that_are_named_are_present_and_the_others_not_asked_for() -> None:
+    conditions = QUALIFIED.of_words(2, ("bright", "tempo-synced"), pitch=60)
+    assert list(conditions) == list(QUALIFIED.cardinalities)
+    for name in QUALITIES:
+        asked = 1 if name in ("bright", "tempo-synced") else UNASKED
+        assert conditions[f"quality_{name}"].tolist() == [asked] * 2
+
+
+def test_indices_become_the_same_words() -> None:
+    vocabulary = Vocabulary(NAMED.instruments, qualities=True)
+    words = {"pitch": 60, "velocity": 75, "family": "flute", "source": "synthetic", "instrument": "reed_002"}
+    qualities = ["dark", "reverb"]
+    notes = vocabulary.to_words(vocabulary.of_words(2, qualities, **words))  # type: ignore[arg-type]
+    assert notes == [words | {"qualities": qualities}] * 2
+    nothing = dict.fromkeys(words, None)
+    assert vocabulary.to_words(vocabulary.of_words(1)) == [nothing | {"qualities": []}]
+    [row] = QUALIFIED.to_words(QUALIFIED.of_rows(rows([40])))
+    assert row == {"pitch": 40, "velocity": 50, "family": "bass", "source": "acoustic", "qualities": ["bright"]}
+    assert "qualities" not in NAMED.to_words(NAMED.of_words(1))[0]
+
+
 def test_what_is_left_out_or_none_is_not_asked_for() -> None:
     conditions = NAMED.of_words(3, pitch=60, family=None)
     assert conditions.pop("pitch").tolist() == [60] * 3
@@ -73,8 +107,12 @@ def test_what_is_left_out_or_none_is_not_asked_for() -> None:
         (Vocabulary(), {"instrument": "x"}, "instrument: 'x': this model was not conditioned on instruments"),
         (NAMED, {"pitch": 128}, "pitch: 128 is no MIDI number"),
         (NAMED, {"pitch": -1}, "pitch: -1 is no MIDI number"),
+        (NAMED, {"velocity": 0}, "velocity: 0 is no MIDI velocity: choose 1 to 127"),
+        (NAMED, {"velocity": 500}, "velocity: 500 is no MIDI velocity: choose 1 to 127"),
+        (QUALIFIED, {"qualities": ["dark", "brite"]}, "qualities: 'brite' is unknown .* bright, dark, .*tempo-synced$"),
+        (NAMED, {"qualities": ["dark"]}, "qualities: 'dark': this model was not conditioned on qualities"),
     ],
 )
-def test_what_the_model_does_not_know_is_named(vocabulary: Vocabulary, asked: dict[str, str], answer: str) -> None:
+def test_what_the_model_does_not_know_is_named(vocabulary: Vocabulary, asked: dict[str, Any], answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         vocabulary.of_words(1, **asked)

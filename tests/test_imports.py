@@ -16,7 +16,7 @@ LIGHT = ("__init__", "config", "scales", "serialize", "presets")
 def layer(module: str) -> str:
     """cli (all that a command is made of), distributed, training, or core for all the rest of mars_dist."""
     part = module.split(".")[1] if "." in module else ""
-    if part in ("cli", "launch", "page", "quickstart"):
+    if part in ("cli", "costs", "launch", "page", "preset_table", "quickstart"):
         return "cli"
     return part if part in ("distributed", "training") else "core"
 

@@ -14,7 +14,7 @@ from mars_dist.spectrogram import magnitude, normalise
 
 SPECTROGRAM = SpectrogramConfig(num_samples=2000, n_fft=512, hop=125, cmx=Size(8, 4))
 NONE = ReconstructionLossConfig(**{field.name: 0.0 for field in fields(ReconstructionLossConfig)})
-TERMS = [field.name for field in fields(ReconstructionLossConfig) if field.name != "commitment"]
+TERMS = [field.name for field in fields(ReconstructionLossConfig)]
 
 
 def only(name: str, weight: float = 1.0) -> ReconstructionLossConfig:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from mars_dist.config import (
     TokenizerConfig,
     TokenizerRunConfig,
 )
+from mars_dist.histogram import Histogram
 from mars_dist.model import (
     CONFIG,
+    HISTOGRAM,
     METRICS,
     TOKENIZER,
     WEIGHTS,
@@ -51,7 +54,20 @@ TOKENIZER_RUN = TokenizerRunConfig(
     ),
 )
 RUN = AutoregressorRunConfig(AutoregressorConfig(width=16, depth=1, head_width=8))
-VOCABULARY = Vocabulary(instruments=("bass_001", "reed_002"))
+VOCABULARY = Vocabulary(instruments=("bass_001", "reed_002"), qualities=True)
+NOTES = [
+    {"pitch": 40, "velocity": 25, "family": "bass", "instrument": "bass_001", "qualities": ["dark"]},
+    {"pitch": 41, "velocity": 127, "family": "bass", "instrument": "bass_001", "qualities": ["dark", "reverb"]},
+    {"pitch": 60, "velocity": 100, "family": "reed", "instrument": "reed_002", "qualities": ["bright"]},
+    {"pitch": 61, "velocity": 100, "family": "reed", "instrument": "reed_002", "qualities": []},
+]
+"""What the model was trained on."""
+
+
+def training_notes() -> Histogram:
+    notes = [VOCABULARY.of_words(1, source="acoustic", **note) for note in NOTES]  # type: ignore[arg-type]
+    rows = {name: torch.cat([note[name] for note in notes]) for name in VOCABULARY.cardinalities}
+    return Histogram.of({name: values_B.clamp(min=0) for name, values_B in rows.items()})
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -74,18 +90,20 @@ def tokenizer_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer_folder: Path) -> Path:
     autoregressor = Autoregressor(RUN.autoregressor, TOKENIZER_RUN.tokenizer, VOCABULARY.cardinalities)
-    save_autoregressor(tmp_path / "ar", weights(autoregressor), RUN, VOCABULARY, tokenizer_folder, {"nats": 2.0})
-    return tmp_path / "ar"
+    folder = tmp_path / "ar"
+    saved = (weights(autoregressor), RUN, VOCABULARY, training_notes(), tokenizer_folder, {"nats": 2.0})
+    save_autoregressor(folder, *saved)
+    return folder
 
 
 def test_a_tokenizer_comes_back_as_it_was(tmp_path: Path) -> None:
-    run = replace(TOKENIZER_RUN, loss=replace(TOKENIZER_RUN.loss, commitment=0.7))
+    run = replace(TOKENIZER_RUN, codebook=replace(TOKENIZER_RUN.codebook, commitment=0.7))
     torch.manual_seed(0)
     saved = Tokenizer(run.tokenizer, run.spectrogram)
     save_tokenizer(tmp_path, weights(saved), run, {"mse": 0.5})
     loaded, loaded_run = load_tokenizer(tmp_path)
     assert loaded_run == run
-    assert loaded.quantizer.commitment == 0.7
+    assert loaded.quantizer.settings.commitment == 0.7
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     for name, tensor in saved.state_dict().items():
@@ -107,7 +125,8 @@ def test_one_folder_is_one_model(folder: Path, tokenizer_folder: Path) -> None:
 def test_saving_again_keeps_the_tokenizer_within(folder: Path, tokenizer_folder: Path) -> None:
     shutil.rmtree(tokenizer_folder)
     state = Mars.from_pretrained(folder).autoregressor.state_dict()
-    save_autoregressor(folder, {n: t + 1 for n, t in state.items()}, RUN, VOCABULARY, folder / TOKENIZER, {})
+    more = {name: tensor + 1 for name, tensor in state.items()}
+    save_autoregressor(folder, more, RUN, VOCABULARY, training_notes(), folder / TOKENIZER, {})
     again = Mars.from_pretrained(folder).autoregressor.state_dict()
     assert all(torch.equal(again[name], tensor + 1) for name, tensor in state.items())
 
@@ -132,6 +151,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "ar: holds no trained autoregressor .*": lambda folder: (folder / WEIGHTS).unlink(),
     "ar: holds no trained autoregressor ..*": lambda folder: (folder / CONFIG).unlink(),
     "tokenizer: holds no trained tokenizer": lambda folder: shutil.rmtree(folder / TOKENIZER),
+    "histogram.safetensors: there is no such file": lambda folder: (folder / HISTOGRAM).unlink(),
     "config.json: damaged": lambda folder: (folder / CONFIG).write_text("{"),
     "ar: holds a model of kind 'tokenizer', wanted is 'autoregressor'": lambda folder: shutil.copyfile(
         folder / TOKENIZER / CONFIG, folder / CONFIG
@@ -147,23 +167,65 @@ def test_a_folder_that_is_no_model_is_named(answer: str, folder: Path) -> None:
 
 
 def test_notes_are_generated(folder: Path) -> None:
-    mars = Mars.from_pretrained(folder)
-    waves_BT = mars.generate(3, pitch=60, velocity=100, family="flute", instrument="reed_002")
+    mars, hot = Mars.from_pretrained(folder), SamplingConfig(guidance=0.0, temperature=9.0, top_k=0, top_p=1.0)
+    waves_BT = mars.generate(3, pitch=60, velocity=100, family="flute", instrument="reed_002", sampling=hot)
     assert (waves_BT.shape, waves_BT.dtype) == ((3, SPECTROGRAM.num_samples), np.float32)
     assert np.isfinite(waves_BT).all()
     assert not np.array_equal(waves_BT[0], waves_BT[1])
-    again_BT = mars.generate(3, pitch=60, velocity=100, family="flute", instrument="reed_002")
+    again_BT = mars.generate(3, pitch=60, velocity=100, family="flute", instrument="reed_002", sampling=hot)
     assert np.array_equal(again_BT, waves_BT)
+    other_BT = mars.generate(3, pitch=60, velocity=100, family="flute", instrument="reed_002", phase="griffin_lim")
+    pictures_B1FN = [picture_from_wave(torch.from_numpy(waves), SPECTROGRAM) for waves in (waves_BT, other_BT)]
+    assert not np.allclose(waves_BT, other_BT, atol=1e-3)
+    assert (pictures_B1FN[0] - pictures_B1FN[1]).abs().mean() < 0.1
     with pytest.raises(ValueError, match="family: 'kazoo' is unknown"):
         mars.generate(family="kazoo")
 
 
-def test_a_picture_does_not_depend_on_its_batch(folder: Path) -> None:
+PER_SCALE = SamplingConfig(
+    guidance=(1.0, 0.0, 3.0), temperature=(2.0, 1.0, 0.5), top_k=(0, 8, 4), top_p=(1.0, 0.9, 0.8)
+)
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), PER_SCALE, replace(PER_SCALE, unasked="null")])
+@pytest.mark.parametrize("asked", [{}, {"family": "bass", "qualities": ["dark"]}])
+def test_a_picture_does_not_depend_on_its_batch(folder: Path, sampling: SamplingConfig, asked: dict[str, Any]) -> None:
     mars = Mars.from_pretrained(folder)
-    together_B1FN = mars.sample_pictures(mars.vocabulary.of_words(3, pitch=60), [4, 5, 6], SamplingConfig())
-    assert together_B1FN.shape == (3, 1, SPECTROGRAM.num_bins, SPECTROGRAM.num_frames)
-    alone_B1FN = mars.sample_pictures(mars.vocabulary.of_words(1, pitch=60), [5], SamplingConfig())
-    torch.testing.assert_close(alone_B1FN[0], together_B1FN[1])
+    conditions = mars.vocabulary.of_words(8, **asked)
+    together_B1FN = mars.sample_pictures(conditions, list(range(8)), sampling)
+    assert together_B1FN.shape == (8, 1, SPECTROGRAM.num_bins, SPECTROGRAM.num_frames)
+    for i in (0, 5):
+        alone_B1FN = mars.sample_pictures(mars.vocabulary.of_words(1, **asked), [i], sampling)
+        torch.testing.assert_close(alone_B1FN[0], together_B1FN[i])
+
+
+def test_what_is_not_asked_for_is_drawn_together(folder: Path) -> None:
+    mars = Mars.from_pretrained(folder)
+    notes = [{"source": "acoustic"} | note for note in NOTES]
+    assert all(note in notes for note in mars.labels(20))
+    dark = mars.labels(20, qualities=["dark"], velocity=127)
+    assert dark == [notes[1]] * 20
+    beyond = mars.labels(20, pitch=100, instrument="reed_002")
+    assert all(note in [notes[2] | {"pitch": 100}, notes[3] | {"pitch": 100}] for note in beyond)
+    assert mars.labels(5) == mars.labels(20)[:5] != mars.labels(5, sampling=SamplingConfig(seed=1))
+    left_open = dict.fromkeys(["velocity", "family", "source", "instrument"], None) | {"pitch": 60, "qualities": []}
+    assert mars.labels(2, pitch=60, sampling=SamplingConfig(unasked="null")) == [left_open] * 2
+
+
+def test_what_is_drawn_is_what_the_model_is_asked_for(folder: Path) -> None:
+    mars = Mars.from_pretrained(folder)
+    unasked, ids, null = mars.vocabulary.of_words(4), list(range(4)), SamplingConfig(unasked="null")
+    drawn = mars.complete(unasked, ids, SamplingConfig())
+    assert mars.vocabulary.to_words(drawn) == mars.labels(4)
+    sampled_B1FN = mars.sample_pictures(unasked, ids, SamplingConfig())
+    assert torch.equal(sampled_B1FN, mars.sample_pictures(drawn, ids, null))
+    assert not torch.equal(sampled_B1FN, mars.sample_pictures(unasked, ids, null))
+
+
+def test_a_list_of_another_length_is_refused(folder: Path) -> None:
+    mars = Mars.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"sampling.temperature: 2 values \(1.0 0.9\) for the 3 scales of this model"):
+        mars.generate(sampling=SamplingConfig(temperature=(1.0, 0.9)))
 
 
 def test_codes_from_notes_and_pictures_from_codes(folder: Path) -> None:

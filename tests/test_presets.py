@@ -23,7 +23,7 @@ def build(name: str) -> tuple[Tokenizer, Autoregressor]:
     stage, run = PRESETS[name].tokenizer, PRESETS[name].autoregressor
     with torch.device("meta"):
         return (
-            Tokenizer(stage.tokenizer, stage.spectrogram, stage.loss.commitment),
+            Tokenizer(stage.tokenizer, stage.spectrogram, stage.codebook),
             Autoregressor(run.autoregressor, stage.tokenizer, Vocabulary().cardinalities),
         )
 

@@ -1,6 +1,8 @@
 """The quantizer against METHOD in plain numpy, and its five operations against one another."""
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from mars_dist.config import TokenizerConfig
-from mars_dist.quantizer import MultiScaleQuantizer, nearest_tick
+from mars_dist.config import CodebookConfig, TokenizerConfig
+from mars_dist.quantizer import MultiScaleQuantizer, nearest_tick, rotate
 from mars_dist.scales import Size
 
 Array = NDArray[np.float64]
@@ -28,14 +31,13 @@ SCHEDULES = {
 def quantizer(request: pytest.FixtureRequest) -> MultiScaleQuantizer:
     torch.manual_seed(0)
     made = MultiScaleQuantizer(
-        TokenizerConfig(scales=SCHEDULES[request.param], codebook_size=32, code_width=6), commitment=0.3
+        TokenizerConfig(scales=SCHEDULES[request.param], codebook_size=32, code_width=6), CodebookConfig(commitment=0.3)
     )
-    made.codebook_VC.data.normal_()
     return made
 
 
 def latents(quantizer: MultiScaleQuantizer, batch: int = 3) -> Tensor:
-    return torch.randn(batch, quantizer.code_width, *quantizer.schedule.latent_grid)
+    return torch.randn(batch, quantizer.config.code_width, *quantizer.schedule.latent_grid)
 
 
 # The same in numpy, one sample at a time.
@@ -88,7 +90,7 @@ def convolve(x_Chw: Array, weight_DC33: Array, bias_D: Array) -> Array:
 def plain(quantizer: MultiScaleQuantizer, f_Chw: Array) -> tuple[list[int], Array, float, list[Array]]:
     """Codes, f_hat, loss, and the sums after each scale."""
     sizes = quantizer.schedule.sizes
-    codebook_VC = quantizer.codebook_VC.detach().numpy().astype(float)
+    codebook_VC = quantizer.codebook_Rc.detach().numpy().astype(float)
     places = np.linspace(0, 1, len(sizes))
     tick_of_scale = np.abs(np.linspace(1 / 12, 11 / 12, 4) - places[:, None]).argmin(1)
     convolution_of_tick = dict(zip(np.unique(tick_of_scale), quantizer.phi, strict=True))
@@ -104,7 +106,7 @@ def plain(quantizer: MultiScaleQuantizer, f_Chw: Array) -> tuple[list[int], Arra
         weight, bias = (p.detach().numpy().astype(float) for p in (phi.weight, phi.bias))
         r = detail / 2 + convolve(detail, weight, bias) / 2
         f_hat, rest = f_hat + r, rest - r
-        loss += (1 + quantizer.commitment) * float(((f_hat - f_Chw) ** 2).mean())
+        loss += (1 + quantizer.settings.commitment) * float(((f_hat - f_Chw) ** 2).mean())
         codes += chosen.tolist()
         sums.append(f_hat)
     return codes, f_hat, loss / len(sizes), sums
@@ -125,11 +127,13 @@ def test_the_next_inputs_are_the_methods(quantizer: MultiScaleQuantizer) -> None
     quantizer = quantizer.double()
     f_BChw = latents(quantizer)
     inputs_BLC = quantizer.next_inputs(quantizer.encode(f_BChw))
-    assert inputs_BLC.shape == (3, quantizer.schedule.num_tokens - 1, quantizer.code_width)
+    assert inputs_BLC.shape == (3, quantizer.schedule.num_tokens - 1, quantizer.config.code_width)
     for f_Chw, inputs_LC in zip(f_BChw.numpy().astype(float), inputs_BLC, strict=True):
         *_, sums = plain(quantizer, f_Chw)
         smaller = [resample(s, size, area_matrix) for s, size in zip(sums, quantizer.schedule.sizes[1:], strict=False)]
-        expected = np.concatenate([np.zeros((0, quantizer.code_width)), *(z.reshape(len(z), -1).T for z in smaller)])
+        expected = np.concatenate(
+            [np.zeros((0, quantizer.config.code_width)), *(z.reshape(len(z), -1).T for z in smaller)]
+        )
         np.testing.assert_allclose(inputs_LC.detach(), expected, atol=1e-12)
 
 
@@ -151,7 +155,7 @@ def test_gradients_pass_straight_through(quantizer: MultiScaleQuantizer) -> None
     (quantizer(f_BChw).f_hat_BChw * weights_BChw).sum().backward()
     assert f_BChw.grad is not None
     torch.testing.assert_close(f_BChw.grad, weights_BChw)
-    assert quantizer.codebook_VC.grad is None
+    assert quantizer.codebook_Rc.grad is None
 
 
 def sums_after_each_scale(quantizer: MultiScaleQuantizer, codes_BL: Tensor) -> list[Tensor]:
@@ -163,7 +167,7 @@ def test_every_scale_pulls_the_latents(quantizer: MultiScaleQuantizer) -> None:
     quantized = quantizer(f_BChw)
     quantized.loss.backward()
     sums = sums_after_each_scale(quantizer, quantized.codes_BL)
-    pulls = [2 * quantizer.commitment * (f_BChw - s) / f_BChw.numel() / len(sums) for s in sums]
+    pulls = [2 * quantizer.settings.commitment * (f_BChw - s) / f_BChw.numel() / len(sums) for s in sums]
     assert all(pull.abs().min() > 0 for pull in pulls)
     assert f_BChw.grad is not None
     torch.testing.assert_close(f_BChw.grad, sum(pulls, torch.zeros(())))
@@ -173,7 +177,7 @@ def test_every_scale_pulls_its_codes(quantizer: MultiScaleQuantizer) -> None:
     f_BChw = latents(quantizer)
     codes_BL = quantizer.encode(f_BChw)
     for s, span in zip(sums_after_each_scale(quantizer, codes_BL), quantizer.schedule.spans, strict=True):
-        (gradient_VC,) = torch.autograd.grad((s - f_BChw).square().mean(), quantizer.codebook_VC, retain_graph=True)
+        (gradient_VC,) = torch.autograd.grad((s - f_BChw).square().mean(), quantizer.codebook_Rc, retain_graph=True)
         used = codes_BL[:, : span.stop].unique()
         assert gradient_VC[used].any(-1).all()
         assert gradient_VC.any(-1).sum() == len(used)
@@ -182,24 +186,24 @@ def test_every_scale_pulls_its_codes(quantizer: MultiScaleQuantizer) -> None:
 def test_the_loss_moves_codebook_and_convolutions(quantizer: MultiScaleQuantizer) -> None:
     quantized = quantizer(latents(quantizer))
     quantized.loss.backward()
-    assert quantizer.codebook_VC.grad is not None
-    assert quantizer.codebook_VC.grad.any(-1).sum() == len(quantized.codes_BL.unique())
+    assert quantizer.codebook_Rc.grad is not None
+    assert quantizer.codebook_Rc.grad.any(-1).sum() == len(quantized.codes_BL.unique())
     for phi in quantizer.phi:
         assert phi.weight.grad is not None and phi.weight.grad.any()
 
 
 def test_residuals_are_what_was_looked_up(quantizer: MultiScaleQuantizer) -> None:
     quantized = quantizer(latents(quantizer).requires_grad_())
-    assert not quantized.residuals_BLC.requires_grad
-    distances_BLV = torch.cdist(quantized.residuals_BLC, quantizer.codebook_VC.detach())
+    assert not quantized.residuals_BLc.requires_grad
+    distances_BLV = torch.cdist(quantized.residuals_BLc, quantizer.codebook_Rc.detach())
     assert torch.equal(distances_BLV.argmin(-1), quantized.codes_BL)
 
 
 def test_the_nearest_several_come_nearest_first(quantizer: MultiScaleQuantizer) -> None:
-    z_BkC = torch.randn(2, 3, quantizer.code_width)
-    order_BkV = torch.cdist(z_BkC, quantizer.codebook_VC.detach()).argsort(-1)
-    assert torch.equal(quantizer.nearest_several(z_BkC, 5), order_BkV[..., :5])
-    assert torch.equal(quantizer.nearest(z_BkC), order_BkV[..., 0])
+    z_BkC = torch.randn(2, 3, quantizer.config.code_width)
+    order_BkV = torch.cdist(z_BkC, quantizer.codebook_Rc.detach()).argsort(-1)
+    assert torch.equal(quantizer.nearest_several(0, z_BkC, 5), order_BkV[..., :5])
+    assert torch.equal(quantizer.nearest(0, z_BkC), order_BkV[..., 0])
 
 
 def test_a_coarse_code_changes_finer_inputs_only(quantizer: MultiScaleQuantizer) -> None:
@@ -219,12 +223,8 @@ def test_it_runs_in_float32_without_a_process_group(quantizer: MultiScaleQuantiz
         torch.distributed.destroy_process_group()
     f_BChw = latents(quantizer).bfloat16()
     quantized = quantizer(f_BChw)
-    assert quantized.f_hat_BChw.dtype == quantized.residuals_BLC.dtype == torch.float32
+    assert quantized.f_hat_BChw.dtype == quantized.residuals_BLc.dtype == torch.float32
     assert torch.equal(quantized.codes_BL, quantizer(f_BChw.float()).codes_BL)
-
-
-def test_a_new_codebook_is_dead() -> None:
-    assert not MultiScaleQuantizer(TokenizerConfig()).codebook_VC.any()
 
 
 @given(st.integers(1, 40))
@@ -234,3 +234,120 @@ def test_all_convolutions_serve_in_order(num_scales: int) -> None:
     assert served[0] == 0
     assert num_scales == 1 or served[-1] == 3
     assert num_scales < 4 or set(served) == {0, 1, 2, 3}
+
+
+# The options.
+
+OPTIONS = {
+    "per scale": {"codebooks": "per_scale"},
+    "branches": {"branches": 3},
+    "branches per scale": {"branches": 2, "codebooks": "per_scale"},
+    "projection": {"codebook_projection": True},
+}
+
+
+def with_options(schedule: str = "odd", codebook: CodebookConfig | None = None, **options: Any) -> MultiScaleQuantizer:
+    torch.manual_seed(0)
+    config = TokenizerConfig(scales=SCHEDULES[schedule], codebook_size=32, code_width=6, **options)
+    quantizer = MultiScaleQuantizer(config, codebook)
+    if quantizer.projection is not None:
+        quantizer.projection.weight.data.normal_()
+    return quantizer
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_with_every_option_training_encoding_and_decoding_agree(schedule: str, options: dict[str, Any]) -> None:
+    quantizer = with_options(schedule, **options)
+    f_BChw = latents(quantizer)
+    quantized = quantizer(f_BChw)
+    assert quantized.codes_BL.shape == (3, quantizer.config.num_codes)
+    assert torch.equal(quantizer.encode(f_BChw), quantized.codes_BL)
+    torch.testing.assert_close(quantizer.decode(quantized.codes_BL), quantized.f_hat_BChw, rtol=0, atol=1e-5)
+    assert quantizer.next_inputs(quantized.codes_BL).shape == (3, quantizer.schedule.num_tokens - 1, 6)
+    for span in quantizer.config.code_spans:
+        several_BkN = quantizer.nearest_several(
+            0, torch.randn(3, (span.stop - span.start) // quantizer.config.branches, 6), 4
+        )
+        assert several_BkN.shape == (3, span.stop - span.start, 4)
+
+
+def test_each_scale_has_its_own_codebook() -> None:
+    quantizer = with_options(codebooks="per_scale")
+    f_BChw = latents(quantizer)
+    before_BL, k = quantizer.encode(f_BChw), 3
+    quantizer.codebook_Rc.data[32 * k : 32 * (k + 1)] += 1
+    moved_L = (quantizer.encode(f_BChw) != before_BL).any(0)
+    span = quantizer.config.code_spans[k]
+    assert not moved_L[: span.start].any() and moved_L[span].any()
+
+
+def test_branches_are_quantizers_side_by_side() -> None:
+    """Each branch sees its own channels, codebook and convolutions, as if the others were not there."""
+    quantizer = with_options(branches=2)
+    f_BChw = latents(quantizer)
+    codes_BLP = quantizer.encode(f_BChw).unflatten(-1, (-1, 2))
+    f_hat_BChw = quantizer.decode(codes_BLP.flatten(1))
+    for branch in range(2):
+        alone = MultiScaleQuantizer(replace(quantizer.config, branches=1, code_width=3))
+        alone.codebook_Rc.data = quantizer.codebook_Rc.data[32 * branch : 32 * (branch + 1)]
+        channels = slice(3 * branch, 3 * (branch + 1))
+        for own, shared in zip(alone.phi, quantizer.phi, strict=True):
+            own.weight.data, own.bias.data = shared.weight.data[channels], shared.bias.data[channels]  # type: ignore[union-attr]
+        assert torch.equal(alone.encode(f_BChw[:, channels]), codes_BLP[..., branch])
+        torch.testing.assert_close(alone.decode(codes_BLP[..., branch]), f_hat_BChw[:, channels])
+
+
+def test_a_projected_codebook_learns_by_its_projection_alone() -> None:
+    quantizer = with_options(codebook_projection=True)
+    quantizer(latents(quantizer)).loss.backward()
+    assert quantizer.codebook_Rc.grad is not None and not quantizer.codebook_Rc.grad.any()
+    assert quantizer.projection is not None and quantizer.projection.weight.grad is not None
+    assert quantizer.projection.weight.grad.any()
+
+
+def test_a_note_that_loses_its_fine_scales_is_its_coarse_sum() -> None:
+    quantizer = with_options()
+    f_BChw = latents(quantizer).requires_grad_()
+    whole, num_scales_B = quantizer(f_BChw), torch.tensor([1, 3, 6])
+    dropped = quantizer(f_BChw, num_scales_B)
+    assert torch.equal(dropped.codes_BL, whole.codes_BL)
+    sums = sums_after_each_scale(quantizer, whole.codes_BL)
+    for b, num in enumerate(num_scales_B):
+        torch.testing.assert_close(dropped.f_hat_BChw[b], sums[num - 1][b], rtol=0, atol=1e-5)
+    errors_KB = torch.stack([(s - f_BChw).square().flatten(1).mean(1) for s in sums])
+    counts_KB = torch.arange(6)[:, None] < num_scales_B
+    torch.testing.assert_close(dropped.loss, 1.25 * (errors_KB * counts_KB).sum() / 6 / 3)
+
+
+def test_rotation_reaches_the_codes_and_turns_gradients() -> None:
+    f_BChw, to_BChw = torch.randn(2, 5, 3, 2, dtype=torch.double, requires_grad=True), torch.randn(2, 5, 3, 2).double()
+    rotated_BChw = rotate(f_BChw, to_BChw)
+    torch.testing.assert_close(rotated_BChw, to_BChw)
+    # A gradient along the code comes back along the latent, one across it comes back across, as long.
+    for along in (True, False):
+        gradient_BChw = to_BChw if along else torch.randn_like(to_BChw)
+        if not along:
+            share = (gradient_BChw * to_BChw).sum(1, keepdim=True) / to_BChw.square().sum(1, keepdim=True)
+            gradient_BChw = gradient_BChw - share * to_BChw
+        (back_BChw,) = torch.autograd.grad(rotated_BChw, f_BChw, gradient_BChw, retain_graph=True)
+        scale = to_BChw.norm(dim=1) / f_BChw.detach().norm(dim=1)
+        torch.testing.assert_close(back_BChw.norm(dim=1), scale * gradient_BChw.norm(dim=1))
+        cosine = F.cosine_similarity(back_BChw, f_BChw.detach())
+        torch.testing.assert_close(cosine, torch.full_like(cosine, float(along)))
+
+
+def test_the_rotation_trick_is_a_setting() -> None:
+    straight, rotated = with_options(), with_options(codebook=CodebookConfig(gradient="rotation"))
+    f_BChw, weights_BChw = latents(straight).requires_grad_(), torch.randn(3, 6, 5, 4)
+    gradients = []
+    for quantizer in (straight, rotated):
+        f_hat_BChw = quantizer(f_BChw).f_hat_BChw
+        gradients += torch.autograd.grad(f_hat_BChw, f_BChw, weights_BChw)
+    torch.testing.assert_close(straight(f_BChw).f_hat_BChw, rotated(f_BChw).f_hat_BChw)
+    assert torch.equal(gradients[0], weights_BChw) and not torch.allclose(gradients[1], weights_BChw, atol=0.1)
+
+
+def test_branches_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match=r"tokenizer.code_width: 6 is not a multiple of branches = 4"):
+        with_options(branches=4)

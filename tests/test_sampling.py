@@ -1,5 +1,7 @@
 """Sampling: the noise of each sample is its own, filters keep what they say, guidance ramps up."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -10,7 +12,7 @@ from mars_dist.autoregressor import Autoregressor, Conditions
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.layers import KeyValueCache
 from mars_dist.quantizer import MultiScaleQuantizer
-from mars_dist.sampling import SamplingConfig, draw, keep_likely, sample_codes
+from mars_dist.sampling import SamplingConfig, ScaleSampling, draw, keep_likely, sample_codes
 from mars_dist.scales import Size
 
 TOKENIZER = TokenizerConfig(
@@ -27,6 +29,7 @@ class Watched(Autoregressor):
         self, k: int, inputs_BkC: Tensor | None, condition_BD: Tensor, caches: list[KeyValueCache]
     ) -> Tensor:
         self.shown = [*getattr(self, "shown", []), inputs_BkC]
+        self.num_rows = len(condition_BD)
         return super().predict_scale(k, inputs_BkC, condition_BD, caches)
 
 
@@ -49,7 +52,7 @@ def model() -> Watched:
 def quantizer() -> MultiScaleQuantizer:
     torch.manual_seed(1)
     quantizer = MultiScaleQuantizer(TOKENIZER).requires_grad_(False)
-    quantizer.codebook_VC.normal_()
+    quantizer.codebook_Rc.normal_()
     return quantizer
 
 
@@ -57,9 +60,18 @@ def one(conditions: Conditions, i: int) -> dict[str, Tensor]:
     return {name: values[i : i + 1] for name, values in conditions.items()}
 
 
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_a_sample_does_not_depend_on_its_batch(model: Watched, quantizer: MultiScaleQuantizer, guidance: float) -> None:
-    config = SamplingConfig(guidance=guidance, top_p=0.95)
+PER_SCALE = SamplingConfig(
+    guidance=(1.0, 0.0, 3.0, 2.0, 0.5),
+    temperature=(1.0, 0.5, 2.0, 1.0, 0.7),
+    top_k=(0, 3, 16, 8, 2),
+    top_p=(1.0, 0.9, 0.5, 0.99, 1.0),
+)
+
+
+@pytest.mark.parametrize("config", [SamplingConfig(guidance=0.0), SamplingConfig(guidance=2.0), PER_SCALE])
+def test_a_sample_does_not_depend_on_its_batch(
+    model: Watched, quantizer: MultiScaleQuantizer, config: SamplingConfig
+) -> None:
     together_BL = sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], config)
     assert together_BL.shape == (3, TOKENIZER.schedule.num_tokens)
     for i in range(3):
@@ -81,16 +93,16 @@ def test_it_is_shown_what_teacher_forcing_shows(model: Watched, quantizer: Multi
     torch.testing.assert_close(torch.cat(later, dim=1), quantizer.next_inputs(codes_BL))
 
 
-@pytest.mark.parametrize("guidance", [0.0, 3.0])
+@pytest.mark.parametrize("guidance", [0.0, 3.0, (1.0, 0.0, 4.0, 2.0, 0.5)])
 def test_the_likeliest_codes_follow_from_teacher_forced_logits(
-    model: Watched, quantizer: MultiScaleQuantizer, guidance: float
+    model: Watched, quantizer: MultiScaleQuantizer, guidance: float | tuple[float, ...]
 ) -> None:
     config = SamplingConfig(guidance=guidance, top_k=1)
     codes_BL = sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], config)
     inputs_BLC = quantizer.next_inputs(codes_BL)
     asked_BLV, unasked_BLV = model(inputs_BLC, CONDITIONS), model(inputs_BLC, model.no_conditions(3))
     for k, span in enumerate(SPANS):
-        t = guidance * k / (len(SPANS) - 1)
+        t = guidance[k] if isinstance(guidance, tuple) else guidance * k / (len(SPANS) - 1)
         guided_BkV = asked_BLV[:, span] + t * (asked_BLV[:, span] - unasked_BLV[:, span])
         assert torch.equal(guided_BkV.argmax(-1), codes_BL[:, span])
 
@@ -101,6 +113,51 @@ def test_guidance_matters(model: Watched, quantizer: MultiScaleQuantizer) -> Non
     )
     assert torch.equal(free[:, SPANS[0]], guided[:, SPANS[0]])
     assert not torch.equal(free, guided)
+
+
+@pytest.mark.parametrize("guidance, num_rows", [(0.0, 3), ((0.0,) * 5, 3), (0.1, 6), ((0.0, 0.0, 0.0, 0.0, 0.1), 6)])
+def test_the_unconditional_half_is_there_where_a_scale_is_guided(
+    model: Watched, quantizer: MultiScaleQuantizer, guidance: float | tuple[float, ...], num_rows: int
+) -> None:
+    sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], SamplingConfig(guidance=guidance))
+    assert model.num_rows == num_rows
+
+
+def test_a_list_of_equal_numbers_is_that_number(model: Watched, quantizer: MultiScaleQuantizer) -> None:
+    one_number = SamplingConfig(guidance=2.0, temperature=0.8, top_k=8, top_p=0.9)
+    lists = SamplingConfig(guidance=(0.0, 0.5, 1.0, 1.5, 2.0), temperature=(0.8,) * 5, top_k=(8,) * 5, top_p=(0.9,) * 5)
+    found, expected = (sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], c) for c in (lists, one_number))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"temperature": (0.9, 0.9, 9.0, 0.9, 0.9)}, {"top_k": (1, 1, 16, 1, 1)}, {"top_p": (0.1, 0.1, 1, 0.1, 0.1)}],
+)
+def test_a_list_moves_its_own_scale_first(
+    model: Watched, quantizer: MultiScaleQuantizer, others: dict[str, tuple[float, ...]]
+) -> None:
+    same = {name: values[0] for name, values in others.items()}
+    flat_BL, moved_BL = (
+        sample_codes(model, quantizer, CONDITIONS, list(range(3)), SamplingConfig(**settings))  # type: ignore[arg-type]
+        for settings in (same, others)
+    )
+    before, moved = SPANS[1].stop, SPANS[2]
+    assert torch.equal(flat_BL[:, :before], moved_BL[:, :before])
+    assert not torch.equal(flat_BL[:, moved], moved_BL[:, moved])
+
+
+@pytest.mark.parametrize("name, values", [("guidance", (1.0, 2.0)), ("temperature", ()), ("top_k", (3,) * 6)])
+def test_a_list_has_one_entry_for_each_scale(
+    model: Watched, quantizer: MultiScaleQuantizer, name: str, values: tuple[float, ...]
+) -> None:
+    config = SamplingConfig(**{name: values})  # type: ignore[arg-type]
+    with pytest.raises(ValueError) as refused:
+        sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], config)
+    assert str(refused.value) == (
+        f"sampling.{name}: {len(values)} values ({' '.join(map(str, values))}) for the 5 scales of this model "
+        "(1x1 1x2 1x2 3x2 3x4): give one number, or one for each scale"
+    )
 
 
 def test_a_single_scale_can_be_sampled_with_guidance() -> None:
@@ -141,21 +198,36 @@ def test_each_token_is_filtered_by_itself() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_codes_are_drawn_in_proportion(temperature: float) -> None:
     logits_V = torch.tensor([0.0, 1.0, 2.0, -1.0, -20.0])
-    config = SamplingConfig(temperature=temperature, top_k=0, top_p=1.0)
-    drawn = draw(logits_V.expand(2, 20_000, 5), config, [torch.Generator().manual_seed(i) for i in range(2)])
+    scale = ScaleSampling(guidance=0, temperature=temperature, top_k=0, top_p=1.0)
+    drawn = draw(logits_V.expand(2, 20_000, 5), scale, [torch.Generator().manual_seed(i) for i in range(2)])
     for drawn_k in drawn:
         share_V = torch.bincount(drawn_k, minlength=5) / 20_000
         torch.testing.assert_close(share_V, (logits_V / temperature).softmax(-1), rtol=0, atol=0.015)
 
 
 def test_what_is_filtered_is_never_drawn() -> None:
-    drawn = draw(torch.zeros(1, 5000, 6) + torch.arange(6) / 10, SamplingConfig(top_k=2), [torch.Generator()])
+    scale = ScaleSampling(guidance=0, temperature=1, top_k=2, top_p=1)
+    drawn = draw(torch.zeros(1, 5000, 6) + torch.arange(6) / 10, scale, [torch.Generator()])
     assert set(drawn.flatten().tolist()) == {4, 5}
 
 
 @pytest.mark.parametrize(
-    "name, value", [("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("temperature", 0.0), ("temperature", -1.0)]
+    "name, value, good",
+    [
+        ("top_p", 0.0, 1.0),
+        ("top_p", 1.1, 0.5),
+        ("top_p", math.nan, 0.5),
+        ("top_k", -1, 0),
+        ("temperature", 0.0, 0.1),
+        ("temperature", -1.0, 2.0),
+        ("temperature", math.inf, 2.0),
+        ("guidance", -0.5, 0.0),
+        ("guidance", math.nan, 3.0),
+    ],
 )
-def test_what_cannot_be_is_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"sampling\.{name}: {value}"):
+def test_what_cannot_be_is_refused(name: str, value: float, good: float) -> None:
+    with pytest.raises(ValueError, match=rf"^sampling\.{name}: {value} must be "):
         SamplingConfig(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"^sampling\.{name}\[1\]: {value} must be "):
+        SamplingConfig(**{name: (good, value)})  # type: ignore[arg-type]
+    SamplingConfig(**{name: (good, good)})  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ class Outer:
     flag: bool = False
     number: int = 0
     limit: float | None = None
+    each: float | tuple[float, ...] = 1.0
     sizes: tuple[Size, ...] = ()
     inner: Inner = field(default_factory=Inner)
 
@@ -35,7 +36,14 @@ sizes = st.builds(Size, st.integers(1, 99), st.integers(1, 99))
 finite = st.floats(allow_nan=False, allow_infinity=False)
 inners = st.builds(Inner, sizes, st.tuples(finite, finite))
 outers = st.builds(
-    Outer, st.text(), st.booleans(), st.integers(), st.none() | finite, st.lists(sizes).map(tuple), inners
+    Outer,
+    st.text(),
+    st.booleans(),
+    st.integers(),
+    st.none() | finite,
+    finite | st.lists(finite).map(tuple),
+    st.lists(sizes).map(tuple),
+    inners,
 )
 
 
@@ -97,6 +105,9 @@ def test_a_text_is_no_flag() -> None:
         from_plain(Outer, {"flag": "yes"})
     with pytest.raises(ValueError, match=r"^limit: 'none' is not float$"):
         from_plain(Outer, {"limit": "none"})
+    for value in ("x", ["x"]):
+        with pytest.raises(ValueError, match=r"^each: 'x' is not float$"):
+            from_plain(Outer, {"each": value})
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

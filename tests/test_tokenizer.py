@@ -25,7 +25,7 @@ SCHEDULES = {
 def build(config: TokenizerConfig, spectrogram: SpectrogramConfig) -> Tokenizer:
     torch.manual_seed(0)
     tokenizer = Tokenizer(config, spectrogram)
-    tokenizer.quantizer.codebook_VC.data.normal_()
+    tokenizer.quantizer.codebook_Rc.data.normal_()
     return tokenizer
 
 
@@ -45,7 +45,7 @@ def test_shapes(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
     assert y_BCHW.shape == x_BCHW.shape
     assert f_BChw.shape == (3, 6, *schedule.latent_grid)
     assert quantized.codes_BL.shape == (3, schedule.num_tokens)
-    assert quantized.residuals_BLC.shape == (3, schedule.num_tokens, 6)
+    assert quantized.residuals_BLc.shape == (3, schedule.num_tokens, 6)
 
 
 def test_codes_hold_all_that_the_reconstruction_needs(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
@@ -132,3 +132,41 @@ def test_tokens_are_resampled_in_place() -> None:
     torch.testing.assert_close(tripled_BSD[:, 1::3, 1::3], x_B42D)
     both_BSD = resample_tokens(x_BSD, Size(4, 2), Size(2, 6)).view(2, 2, 6, 3)
     torch.testing.assert_close(both_BSD[:, :, 1::3], halved_BSD)
+
+
+def test_free_latents_start_from_what_they_have_learnt_alone(short: SpectrogramConfig) -> None:
+    config = replace(TINY, scales=SCHEDULES["the patch grid"], depth=0, latents="free")
+    tokenizer = build(config, short)
+    x_BCHW = pictures(short, batch=2)
+    f_BChw = tokenizer.latents(x_BCHW)
+    assert torch.equal(f_BChw[0], f_BChw[1])  # without blocks nothing tells them of the picture
+    y_BCHW = tokenizer.picture(torch.randn_like(f_BChw))
+    assert torch.equal(y_BCHW[0], y_BCHW[1])
+    deep = build(replace(config, depth=1), short)
+    f_BChw = deep.latents(x_BCHW)
+    assert not torch.equal(f_BChw[0], f_BChw[1])
+
+
+def test_a_stem_starts_as_nothing_and_then_sees_across_patches(short: SpectrogramConfig) -> None:
+    config = replace(TINY, scales=SCHEDULES["the patch grid"], depth=0)
+    plain, tokenizer = build(config, short), build(replace(config, stem=2), short)
+    plain.encoder.patches[-1].load_state_dict(tokenizer.encoder.patches[-1].state_dict())
+    for part in ("encoder", "decoder"):  # the stem moves the patch embedding's place in its sequence
+        weights = {n: w for n, w in getattr(plain, part).state_dict().items() if not n.startswith("patches")}
+        getattr(tokenizer, part).load_state_dict(weights, strict=False)
+    x_BCHW = pictures(short, batch=1)
+    torch.testing.assert_close(tokenizer.latents(x_BCHW), plain.latents(x_BCHW))
+    f_BChw = torch.randn(1, 6, 4, 2)
+    torch.testing.assert_close(tokenizer.picture(f_BChw), plain.picture(f_BChw))
+    for part in (*tokenizer.encoder.patches[:2], *tokenizer.decoder.stem):
+        part.second.weight.data.normal_()
+    other_BCHW = x_BCHW.clone()
+    other_BCHW[..., 3, 0] += 1
+    moved_hw = (tokenizer.latents(x_BCHW) != tokenizer.latents(other_BCHW))[0].any(0)
+    assert moved_hw[0, 0] and moved_hw[1, 0] and not moved_hw[3].any()
+
+
+def test_each_branch_is_normalised_by_itself(short: SpectrogramConfig) -> None:
+    tokenizer = build(replace(TINY, scales=SCHEDULES["smaller"], branches=2), short)
+    for f_BChw in tokenizer.latents(pictures(short)).chunk(2, dim=1):
+        torch.testing.assert_close(f_BChw.mean(1), torch.zeros_like(f_BChw[:, 0]), rtol=0, atol=1e-5)

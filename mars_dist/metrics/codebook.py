@@ -1,27 +1,54 @@
 """How a codebook is used: at each scale, and over all.
 
-Suffixes: B batch, L tokens over all scales, V codebook size, K scales.
+Suffixes: B batch, L codes over all scales, K scales, W the codes of all branches' codebooks.
 """
 
 import torch
 from torch import Tensor
 
-from mars_dist.scales import ScaleSchedule
+from mars_dist.config import TokenizerConfig
+
+FEW = 0.25
+"""A scale that uses less than this share of what its tokens could touch is worth a warning."""
 
 
-def count_codes(codes_BL: Tensor, schedule: ScaleSchedule, codebook_size: int) -> Tensor:
-    """(K, V): how often each code occurs at each scale."""
-    counts = [torch.bincount(codes_BL[:, span].flatten().long(), minlength=codebook_size) for span in schedule.spans]
-    return torch.stack(counts).float()
+def count_codes(codes_BL: Tensor, config: TokenizerConfig) -> Tensor:
+    """(K, W): how often each code occurs at each scale; one branch's codes after the other's."""
+    branch_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) % config.branches
+    codes_BL = codes_BL.long() + branch_L * config.codebook_size
+    num_codes = config.branches * config.codebook_size
+    return torch.stack(
+        [torch.bincount(codes_BL[:, s].flatten(), minlength=num_codes) for s in config.code_spans]
+    ).float()
 
 
-def usage(hits_KV: Tensor, schedule: ScaleSchedule) -> dict[str, float]:
+def usage(hits_KW: Tensor, config: TokenizerConfig) -> dict[str, float]:
     """By scale and over all: codes in use as a share of those that so many tokens could touch, and perplexity."""
-    names = [f"{k}_{size}" for k, size in enumerate(schedule.sizes)] + ["all"]
+    over_all = hits_KW.sum(0) if config.codebooks == "shared" else hits_KW.flatten()
     figures = {}
-    for name, hits_V in zip(names, [*hits_KV, hits_KV.sum(0)], strict=True):
-        reachable = min(float(hits_V.sum()), hits_V.numel())
-        share_V = hits_V.double() / hits_V.sum().clamp(min=1)
-        figures[f"usage_{name}"] = float((hits_V > 0).sum()) / max(reachable, 1.0)
-        figures[f"perplexity_{name}"] = float(torch.special.entr(share_V).sum().exp())
+    for name, hits in zip([*scale_names(config), "all"], [*hits_KW, over_all], strict=True):
+        reachable = min(float(hits.sum()), hits.numel())
+        share = hits.double() / hits.sum().clamp(min=1)
+        figures[f"usage_{name}"] = float((hits > 0).sum()) / max(reachable, 1.0)
+        figures[f"perplexity_{name}"] = float(torch.special.entr(share).sum().exp())
     return figures
+
+
+def scale_names(config: TokenizerConfig) -> list[str]:
+    return [f"{k}_{size}" for k, size in enumerate(config.scales)]
+
+
+def advice(figures: dict[str, float], config: TokenizerConfig) -> str | None:
+    """What to try where scales above 1x1 use few codes; None where all is well."""
+    named = zip(scale_names(config), config.scales, strict=True)
+    few = [
+        f"{name} {figures[f'usage_{name}']:.0%}"
+        for name, size in named
+        if size.area > 1 and figures[f"usage_{name}"] < FEW
+    ]
+    if not few:
+        return None
+    return (
+        f"few codes in use at scales {', '.join(few)} of what their tokens could touch: try a smaller "
+        "--tokenizer.codebook-size, a smaller --codebook.restart-every, or --codebook.gradient rotation"
+    )

@@ -1,6 +1,6 @@
 """Training the autoregressor on cached codes and latents.
 
-Suffixes: B batch, L tokens over all scales, k the tokens of one scale, C code width, h w the latent grid, K scales,
+Suffixes: B batch, L codes over all scales, k the codes of one scale, C code width, h w the latent grid, K scales,
 N blocks.
 """
 
@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
-from mars_dist.conditions import UNASKED, Vocabulary
+from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.dataset import Columns, Rows
+from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, read_config, save_autoregressor, tokenizer_fingerprint
+from mars_dist.phase import wave_from_picture
 from mars_dist.sampling import SamplingConfig
-from mars_dist.spectrogram import griffin_lim
 from mars_dist.training import sharding
 from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform, share_of
+from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
@@ -29,7 +31,8 @@ NEAR = 8
 """A corrupted code is one of this many nearest ones."""
 SHOWN = 3
 """Notes sounded in TensorBoard."""
-COLUMNS = ["codes", "latents", "pitch", "velocity", "family", "source", "instrument_str"]
+LABELS = ["pitch", "velocity", "family", "source", "instrument_str", "qualities"]
+COLUMNS = ["codes", "latents", *LABELS]
 
 
 class AutoregressorStage:
@@ -37,20 +40,27 @@ class AutoregressorStage:
 
     name = "autoregressor"
 
-    def __init__(self, config: AutoregressorRunConfig, tokenizer: Path, data: str, run: Run) -> None:
+    def __init__(
+        self, config: AutoregressorRunConfig, tokenizer: Path, data: str, run: Run, init_from: Path | None = None
+    ) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, tokenizer, data, run.world_size)
         self.tokenizer_folder = tokenizer
         whole_tokenizer, tokenizer_run = load_tokenizer(tokenizer)
+        self.code_spans = tokenizer_run.tokenizer.code_spans
         self.quantizer, self.spectrogram = whole_tokenizer.quantizer.to(run.device), tokenizer_run.spectrogram
-        self.vocabulary = Vocabulary()
-        if config.autoregressor.condition_on_instrument:
-            self.vocabulary = Vocabulary(tuple(np.unique(rows.read(["instrument_str"])["instrument_str"]).tolist()))
+        labels, settings = rows.read(LABELS), config.autoregressor
+        instruments = np.unique(labels["instrument_str"]).tolist() if settings.condition_on_instrument else ()
+        self.vocabulary = Vocabulary(tuple(instruments), settings.condition_on_qualities)
+        self.histogram = Histogram.of(self.vocabulary.of_rows(labels))
         loader = (COLUMNS, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
         self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
         torch.manual_seed(self.train.seed)
         cardinalities = self.vocabulary.cardinalities
-        self.model = Autoregressor(config.autoregressor, tokenizer_run.tokenizer, cardinalities).to(run.device)
+        self.model = Autoregressor(config.autoregressor, tokenizer_run.tokenizer, cardinalities)
+        if init_from:
+            start_autoregressor(self.model, self.vocabulary, init_from)
+        self.model.to(run.device)
 
     def prepare(self, columns: Columns) -> Batch:
         codes_BL = torch.from_numpy(columns["codes"].astype(np.int64))
@@ -64,7 +74,7 @@ class AutoregressorStage:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""
         conditions = self.conditions_of(batch)
         noise = lambda stream, num: keyed_uniform(self.train.seed + stream, step, batch["place"], num)  # noqa: E731
-        conditions = self.drop_conditions(conditions, noise(0, 1 + len(conditions)).to(self.run.device))
+        conditions = self.drop_conditions(conditions, noise(0, 2 + len(conditions)).to(self.run.device))
         codes_BL, inputs_BLC = batch["codes"].to(self.run.device), None
         settings = self.config.autoregressor
         if settings.corrupt_codes > 0:
@@ -75,8 +85,8 @@ class AutoregressorStage:
                 inputs_BLC = self.quantizer.next_inputs(codes_BL)
         keep_BN = keep_blocks(noise(2, settings.depth), settings.drop_path) if settings.drop_path > 0 else None
         logits_BLV = self.model(inputs_BLC, conditions, keep_BN)
-        nats_K, _ = cross_entropy_per_scale(logits_BLV, codes_BL, self.quantizer.schedule.spans)
-        return {"cross_entropy": self.mean_over_tokens(nats_K)}
+        nats_K, _ = cross_entropy_per_scale(logits_BLV, codes_BL, self.code_spans)
+        return {"cross_entropy": self.mean_over_scales(nats_K, settings.scale_weight)}
 
     def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
         return {}
@@ -96,10 +106,10 @@ class AutoregressorStage:
             part = {name: values[start : start + self.train.batch_size] for name, values in batch.items()}
             codes_BL = part["codes"].to(self.run.device)
             logits_BLV = self.model(self.quantizer.next_inputs(codes_BL), self.conditions_of(part))
-            figures_2K = torch.stack(cross_entropy_per_scale(logits_BLV, codes_BL, self.quantizer.schedule.spans))
+            figures_2K = torch.stack(cross_entropy_per_scale(logits_BLV, codes_BL, self.code_spans))
             sums_2K += figures_2K * len(codes_BL) / num_rows
         nats_K, hits_K = sums_2K
-        figures = {"cross_entropy": self.mean_over_tokens(nats_K), "accuracy": self.mean_over_tokens(hits_K)}
+        figures = {"cross_entropy": self.mean_over_scales(nats_K), "accuracy": self.mean_over_scales(hits_K)}
         for k, size in enumerate(self.quantizer.schedule.sizes):
             figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
         return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
@@ -111,13 +121,14 @@ class AutoregressorStage:
         """Write the folder; show and sound samples that are asked for as some held-out notes are."""
         metrics = {"step": step} | figures
         folder = Path(self.run.folder)
-        save_autoregressor(folder, weights, self.config, self.vocabulary, self.tokenizer_folder, metrics)
+        vocabulary, histogram = self.vocabulary, self.histogram
+        save_autoregressor(folder, weights, self.config, vocabulary, histogram, self.tokenizer_folder, metrics)
         mars = Mars.from_pretrained(folder)
         shown = self.held_out.evenly(SHOWN, 0, 1)
         conditions = {name: shown[name] for name in self.vocabulary.cardinalities}
         pictures_B1FN = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())
         for i, (picture_1FN, wave_T) in enumerate(
-            zip(pictures_B1FN, griffin_lim(pictures_B1FN, self.spectrogram), strict=True)
+            zip(pictures_B1FN, wave_from_picture(pictures_B1FN, self.spectrogram), strict=True)
         ):
             journal.picture(f"note_{i}/sample", step, picture_1FN[0].numpy())
             journal.sound(f"note_{i}/sample", step, wave_T.numpy(), self.spectrogram.sample_rate)
@@ -126,12 +137,17 @@ class AutoregressorStage:
         return {name: batch[name].to(self.run.device) for name in self.vocabulary.cardinalities}
 
     def drop_conditions(self, conditions: dict[str, Tensor], uniform_BN: Tensor) -> dict[str, Tensor]:
-        """All conditions of some rows, and single ones of others: so any subset can be asked for later."""
+        """All conditions of some rows, and single ones of others: so any subset can be asked for later.
+
+        The qualities count as one as well: they are also dropped together.
+        """
         settings = self.config.autoregressor
-        all_dropped_B = uniform_BN[:, 0] < settings.drop_all_conditions
+        all_B = uniform_BN[:, 0] < settings.drop_all_conditions
+        *each, qualities_B = (uniform_BN[:, 1:] < settings.drop_each_condition).T
+        all_of = dict.fromkeys(QUALITY_CONDITIONS.values(), all_B | qualities_B)
         return {
-            name: values_B.masked_fill(all_dropped_B | (uniform_B < settings.drop_each_condition), UNASKED)
-            for (name, values_B), uniform_B in zip(conditions.items(), uniform_BN.T[1:], strict=True)
+            name: values_B.masked_fill(alone_B | all_of.get(name, all_B), UNASKED)
+            for (name, values_B), alone_B in zip(conditions.items(), each, strict=True)
         }
 
     @torch.no_grad()
@@ -145,18 +161,20 @@ class AutoregressorStage:
         targets = []
 
         def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
-            span = self.quantizer.schedule.spans[k]
-            near_BkN = self.quantizer.nearest_several(self.quantizer.residual(k, f_BChw, f_hat_BChw), NEAR)
+            span = self.code_spans[k]
+            near_BkN = self.quantizer.nearest_several(k, self.quantizer.residual(k, f_BChw, f_hat_BChw), NEAR)
             targets.append(near_BkN[..., 0])
             other_Bk1 = (which_BL[:, span, None] * NEAR).long()
             return torch.where(swap_BL[:, span] < rate_B1, near_BkN.gather(-1, other_Bk1)[..., 0], near_BkN[..., 0])
 
-        path_BL = torch.cat([codes_Bk for codes_Bk, _ in self.quantizer.walk(choose, len(f_BChw))], dim=1)
-        return torch.cat(targets, dim=1), self.quantizer.next_inputs(path_BL)
+        inputs_BLC = self.quantizer.inputs_along(choose, len(f_BChw))
+        return torch.cat(targets, dim=1), inputs_BLC
 
-    def mean_over_tokens(self, figures_K: Tensor) -> Tensor:
+    def mean_over_scales(self, figures_K: Tensor, scale_weight: float = 1.0) -> Tensor:
+        """The mean weighted by each scale's tokens to the power of `scale_weight`."""
         areas_K = figures_K.new_tensor([size.area for size in self.quantizer.schedule.sizes])
-        return (figures_K * areas_K).sum() / areas_K.sum()
+        weights_K = areas_K**scale_weight
+        return (figures_K * weights_K).sum() / weights_K.sum()
 
 
 def keep_blocks(uniform_BN: Tensor, drop_path: float) -> Tensor:

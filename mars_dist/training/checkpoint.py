@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from mars_dist.config import TrainConfig
 from mars_dist.training.optim import MovingAverage
 
 POSITION = "position.json"
@@ -30,6 +31,12 @@ class Position:
     rows_seen: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """The validation figures of the best weights so far."""
+    num_worse: int = 0
+    """Validations since then."""
+
+    def ended(self, config: TrainConfig) -> bool:
+        """Whether all steps are done, or early stopping has lost patience."""
+        return self.step >= config.steps or 0 < config.patience <= self.num_worse
 
 
 def save(

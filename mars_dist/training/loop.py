@@ -63,7 +63,7 @@ def train(stage: Stage, run: Run) -> Position:
     position = resume(stage, run, optimizer, average)
     journal = Journal(run.folder, stage.name, config.steps, position.step, run.say if run.rank == 0 else None)
     with closing(journal), closing(stage.stream(position.step)) as batches:
-        while position.step < config.steps:
+        while not position.ended(config):
             with journal.clock():
                 batch, waited = next(batches)
                 figures = update(stage, batch, position.step, optimizer)
@@ -77,7 +77,7 @@ def train(stage: Stage, run: Run) -> Position:
                 journal.train(position.step, sharding.mean_over_workers(figures), config.batch_size)
             if position.step % config.validate_every == 0 or last:
                 validate(stage, average, position, journal, run)
-            if position.step % config.checkpoint_every == 0 or last:
+            if position.step % config.checkpoint_every == 0 or position.ended(config):
                 write = partial(checkpoint.save, model, optimizer, average, stage.memory(), position)
                 run.save(position.step, write, position.best)
     return position
@@ -106,8 +106,9 @@ def validate(stage: Stage, average: MovingAverage, position: Position, journal: 
     with average.swapped_in(), torch.no_grad():
         figures = stage.validate()
         journal.validation(position.step, figures)
-        if not position.best or stage.score(figures) <= stage.score(position.best):
-            position.best = figures
+        position.num_worse += 1
+        if not position.best or stage.score(figures) < stage.score(position.best):
+            position.best, position.num_worse = figures, 0
             weights = sharding.full_state_dict(stage.model)
             if run.rank == 0:
                 stage.export(weights, figures, position.step, journal)

@@ -6,9 +6,10 @@ from typing import Any
 
 from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
 from mars_dist.memory import keep_freed_memory
-from mars_dist.serialize import from_plain, read_json, to_plain, write_json
+from mars_dist.serialize import first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
+from mars_dist.training.fine_tuning import require_same_model
 from mars_dist.training.loop import Stage, train
 from mars_dist.training.run import CHECKPOINTS, Run
 from mars_dist.training.tokenizer_stage import TokenizerStage
@@ -26,6 +27,8 @@ class Plan:
     data: str
     folder: Path
     tokenizer: str | None = None
+    init_from: str | None = None
+    """The folder of a trained model of the same kind, whose weights are the first ones: fine-tuning."""
 
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
@@ -33,13 +36,16 @@ class Plan:
             require_pictures_fit(self.config, self.data, workers)
         else:
             require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
+        if self.init_from:
+            require_same_model(Path(self.init_from), self.config)
         self.require_same_run()
 
     def stage(self, run: Run) -> Stage:
         """What the loop trains; made by every worker."""
+        init_from = Path(self.init_from) if self.init_from else None
         if isinstance(self.config, TokenizerRunConfig):
-            return TokenizerStage(self.config, self.data, run)
-        return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run)
+            return TokenizerStage(self.config, self.data, run, init_from)
+        return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run, init_from)
 
     def train(self, run: Run) -> None:
         """Train to the end; every worker calls it."""
@@ -78,17 +84,11 @@ class Plan:
             "data": self.data,
             "folder": str(self.folder),
             "tokenizer": self.tokenizer,
+            "init_from": self.init_from,
         }
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Plan":
         kind: type[Any] = AutoregressorRunConfig if plain["tokenizer"] else TokenizerRunConfig
-        return cls(from_plain(kind, plain["config"]), plain["data"], Path(plain["folder"]), plain["tokenizer"])
-
-
-def first_difference(before: Any, now: Any, name: str = "") -> str | None:
-    """`optim.lr = 0.1, not 0.2`: the first field in which two plain values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        differences = (first_difference(before.get(key), now[key], f"{name}.{key}".lstrip(".")) for key in now)
-        return next((difference for difference in differences if difference), None)
-    return None if before == now else f"{name.removeprefix('config.')} = {before}, not {now}"
+        config = from_plain(kind, plain["config"])
+        return cls(config, plain["data"], Path(plain["folder"]), plain["tokenizer"], plain["init_from"])

@@ -87,3 +87,15 @@ def sum_over_workers(x: Tensor) -> Tensor:
     """The sum over the workers, in place."""
     dist.all_reduce(x)
     return x
+
+
+def num_workers() -> int:
+    return dist.get_world_size()
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Set the gradients of a model that every worker holds whole to their mean over the workers."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    mean = sum_over_workers(torch.cat([gradient.flatten() for gradient in gradients])) / dist.get_world_size()
+    for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -1,10 +1,12 @@
 """Training the tokenizer: the loss, and a codebook that is born from encoder outputs and kept alive.
 
 Suffixes: B batch, C H W the multiplexed picture, F N bins and frames, L tokens over all scales, C code width (of
-residuals), V codebook size, K scales.
+residuals), V codebook size, K scales; with product branches and several codebooks: c code width of a branch, W the V of
+all branches, N codebooks, R rows of all codebooks, M residuals.
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,15 @@ from mars_dist.cmx import demultiplex
 from mars_dist.config import TokenizerRunConfig
 from mars_dist.dataset import Columns, Rows, require_same
 from mars_dist.losses import reconstruction_loss
-from mars_dist.metrics.codebook import count_codes, usage
+from mars_dist.metrics.codebook import advice, count_codes, usage
 from mars_dist.metrics.reconstruction import mae, mse
 from mars_dist.model import save_tokenizer
-from mars_dist.spectrogram import griffin_lim
+from mars_dist.phase import wave_from_picture
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, Timed, share_of
+from mars_dist.training.adversary import Adversary
+from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform, share_of
+from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
@@ -38,15 +42,23 @@ class TokenizerStage:
 
     name = "tokenizer"
 
-    def __init__(self, config: TokenizerRunConfig, data: str, run: Run) -> None:
+    def __init__(self, config: TokenizerRunConfig, data: str, run: Run, init_from: Path | None = None) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, data, run.world_size)
         loader = (["picture"], prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
         self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
         torch.manual_seed(self.train.seed)
-        self.model = Tokenizer(config.tokenizer, config.spectrogram, config.loss.commitment).to(run.device)
-        self.residuals_BLC = torch.empty(0)
-        self.hits_KV = self.no_hits()
+        self.settings = config.codebook
+        self.model = Tokenizer(config.tokenizer, config.spectrogram, config.codebook).to(run.device)
+        if init_from:
+            start_tokenizer(self.model, init_from)
+            self.settings = replace(self.settings, start_step=0)  # its codebook was born long ago
+        self.adversary = (
+            Adversary(config.adversary, config.train.precision, run.device) if config.adversary.weight else None
+        )
+        self.residuals_BLc = torch.empty(0)
+        self.hits_KW = self.no_hits()
+        self.born, self.num_restarted = False, 0
 
     def stream(self, first_step: int) -> Generator[Timed, None, None]:
         return self.batches.stream(first_step, self.run.rank, self.run.world_size)
@@ -54,66 +66,100 @@ class TokenizerStage:
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Before the codebook is born the decoder sees the latents, and the quantizer's loss counts for nothing."""
         x_BCHW = batch["picture"].to(self.run.device)
-        born = step >= self.config.codebook.start_step
-        y_BCHW, _, quantized = self.model(x_BCHW, not born)
-        self.residuals_BLC = quantized.residuals_BLC
-        self.hits_KV += count_codes(
-            quantized.codes_BL, self.config.tokenizer.schedule, self.config.tokenizer.codebook_size
-        )
-        cmx = self.config.spectrogram.cmx
-        terms = reconstruction_loss(
-            demultiplex(y_BCHW.float(), cmx), demultiplex(x_BCHW, cmx), self.config.loss, self.config.spectrogram
-        )
-        return terms | {"quantizer": quantized.loss * float(born)}
+        self.born = step >= self.settings.start_step
+        y_BCHW, _, quantized = self.model(x_BCHW, not self.born, self.num_scales(batch["place"], step))
+        self.residuals_BLc = quantized.residuals_BLc
+        self.hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)
+        y_B1FN, x_B1FN = (demultiplex(picture, self.config.spectrogram.cmx) for picture in (y_BCHW.float(), x_BCHW))
+        terms = reconstruction_loss(y_B1FN, x_B1FN, self.config.loss, self.config.spectrogram)
+        if self.adversary and step >= self.config.adversary.start * self.train.steps:
+            terms |= self.adversary.terms(y_B1FN, x_B1FN, torch.stack(list(terms.values())).sum())
+        return terms | {"quantizer": quantized.loss * float(self.born)}
+
+    def num_scales(self, places_B: Tensor, step: int) -> Tensor | None:
+        """Quantizer dropout: how many scales of each note are used, from the third on; None where there is none."""
+        if self.settings.dropout == 0:
+            return None
+        num_scales = len(self.config.tokenizer.scales)
+        fewest = min(3, num_scales)
+        drops_B, which_B = keyed_uniform(self.train.seed, step, places_B, 2).T
+        drawn_B = fewest + (which_B * (num_scales - fewest + 1)).long()
+        return torch.where(drops_B < self.settings.dropout, drawn_B, num_scales).to(self.run.device)
 
     def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
-        """Bear the codebook, or restart its dead codes, when the time has come."""
-        age = step + 1 - self.config.codebook.start_step
+        """Let the adversary learn; bear the codebook, or restart its dead codes, when the time has come."""
+        age = step + 1 - self.settings.start_step
+        due = self.settings.restart_every and age > 0 and age % self.settings.restart_every == 0
         if age == 0:
-            every_code = torch.arange(self.config.tokenizer.codebook_size)
-            self.restart(every_code, step, optimizer, average)
-        elif age > 0 and age % self.config.codebook.restart_every == 0 and step < self.last_restart:
-            hits_V = sharding.sum_over_workers(self.hits_KV).sum(0)
-            dead_R = (hits_V < DEAD_SHARE * hits_V.mean()).nonzero()[:, 0]
-            self.restart(dead_R, step, optimizer, average)
-        return {}
+            self.restart(torch.ones_like(self.hits_by_codebook(), dtype=torch.bool), step, optimizer, average)
+        elif due and step < self.settings.restart_until * self.train.steps:
+            hits_NV = self.hits_by_codebook()
+            dead_NV = hits_NV < DEAD_SHARE * hits_NV.mean(1, keepdim=True)
+            self.num_restarted += int(dead_NV.sum())
+            self.restart(dead_NV, step, optimizer, average)
+        figures = {"restarts": float(self.num_restarted)}
+        return figures | (self.adversary.learn(optimizer.param_groups[0]["lr"]) if self.adversary else {})
 
-    @property
-    def last_restart(self) -> float:
-        return self.config.codebook.restart_until * self.train.steps
+    def hits_by_codebook(self) -> Tensor:
+        """(N, V): how often the codes of each codebook were looked up since the last restart, by all workers."""
+        hits_KW = sharding.sum_over_workers(self.hits_KW.clone())
+        if self.config.tokenizer.codebooks == "shared":
+            hits_KW = hits_KW.sum(0, keepdim=True)
+        return hits_KW.view(-1, self.config.tokenizer.codebook_size)
 
-    def restart(self, codes_R: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> None:
+    def restart(self, dead_NV: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> None:
         """Draw codes from what this step's global batch looked up, in its order, whatever the number of workers."""
-        residuals_NC = sharding.gather(self.residuals_BLC).flatten(0, 1)
+        residuals_BLc = sharding.gather(self.residuals_BLc)
         generator = torch.Generator().manual_seed((self.train.seed * 1_000_003 + step) % 2**32)
-        drawn = torch.randperm(len(residuals_NC), generator=generator)[: len(codes_R)]
-        codes_R, values_RC = codes_R[: len(drawn)], residuals_NC[drawn.to(residuals_NC.device)]
-        codebook = self.model.quantizer.codebook_VC
-        sharding.write_rows(codebook, codes_R, values_RC)
-        sharding.write_rows(average.averages["quantizer.codebook_VC"], codes_R, values_RC)
+        rows, values = [], []
+        for book, dead_V in enumerate(dead_NV):
+            scale, branch = divmod(book, self.config.tokenizer.branches)
+            span = self.config.tokenizer.code_spans[scale] if self.config.tokenizer.num_codebooks > 1 else slice(None)
+            looked_up_Mc = residuals_BLc[:, span][:, branch :: self.config.tokenizer.branches].flatten(0, 1)
+            dead = dead_V.nonzero()[:, 0]
+            drawn = torch.randperm(len(looked_up_Mc), generator=generator)[: len(dead)].to(looked_up_Mc.device)
+            rows.append(book * len(dead_V) + dead[: len(drawn)])
+            values.append(looked_up_Mc[drawn])
+        self.write_codes(torch.cat(rows), torch.cat(values), optimizer, average)
+        self.hits_KW = self.no_hits()
+
+    def write_codes(self, rows_R: Tensor, values_Rc: Tensor, optimizer: Optimizer, average: MovingAverage) -> None:
+        """Write rows of the codebook, trained and averaged, and forget what the optimizer knew of them."""
+        quantizer = self.model.quantizer
+        if quantizer.projection is not None:  # the vectors that it maps to these values
+            values_Rc = values_Rc @ torch.linalg.pinv(sharding.whole(quantizer.projection.weight.detach())).T
+        sharding.write_rows(quantizer.codebook_Rc, rows_R, values_Rc)
+        sharding.write_rows(average.averages["quantizer.codebook_Rc"], rows_R, values_Rc)
         for moment in ("exp_avg", "exp_avg_sq"):
-            sharding.write_rows(optimizer.state[codebook][moment], codes_R, 0.0)
-        self.hits_KV = self.no_hits()
+            sharding.write_rows(optimizer.state[quantizer.codebook_Rc][moment], rows_R, 0.0)
 
     def memory(self) -> dict[str, Tensor]:
-        """How often each code was looked up since the last restart."""
-        return {"hits_KV": sharding.sum_over_workers(self.hits_KV.clone())}
+        """How often each code was looked up since the last restart, how many were restarted, and the adversary."""
+        counts = {
+            "hits_KW": sharding.sum_over_workers(self.hits_KW.clone()),
+            "num_restarted": torch.tensor(self.num_restarted),
+        }
+        return counts | (self.adversary.memory() if self.adversary else {})
 
     def recall(self, memory: dict[str, Tensor]) -> None:
-        self.hits_KV = memory["hits_KV"] if self.run.rank == 0 else self.no_hits()
+        self.hits_KW = memory["hits_KW"] if self.run.rank == 0 else self.no_hits()
+        self.num_restarted = int(memory["num_restarted"])
 
     def validate(self) -> dict[str, float]:
         """Errors on held-out pictures, and the codebook's use at each scale and over all."""
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
         errors: list[Tensor] = []
-        hits_KV = self.no_hits()
+        hits_KW = self.no_hits()
         for x_BCHW in batch["picture"].to(self.run.device).split(self.train.batch_size):
             y_BCHW, _, quantized = self.model(x_BCHW)
             errors.append(torch.stack([mse(y_BCHW.float(), x_BCHW), mae(y_BCHW.float(), x_BCHW)]))
-            hits_KV += count_codes(quantized.codes_BL, self.config.tokenizer.schedule, hits_KV.shape[1])
+            hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)
         mse_mean, mae_mean = torch.cat(errors, dim=1).mean(1).tolist()
         figures = sharding.mean_over_workers({"mse": mse_mean, "mae": mae_mean})
-        health = usage(sharding.sum_over_workers(hits_KV), self.config.tokenizer.schedule)
+        health = usage(sharding.sum_over_workers(hits_KW), self.config.tokenizer)
+        if self.born and (warning := advice(health, self.config.tokenizer)):
+            self.run.say(f"{self.name}: {warning}")
+        figures |= {"usage": health["usage_all"], "perplexity": health["perplexity_all"]}
         return figures | {f"codebook/{name}": value for name, value in health.items()}
 
     def score(self, figures: dict[str, float]) -> float:
@@ -129,15 +175,14 @@ class TokenizerStage:
         for name, pictures_BCHW in (("original", x_BCHW), ("reconstruction", plain(x_BCHW).picture_BCHW)):
             pictures_B1FN = demultiplex(pictures_BCHW, spectrogram.cmx)
             for i, (picture_1FN, wave_T) in enumerate(
-                zip(pictures_B1FN, griffin_lim(pictures_B1FN, spectrogram), strict=True)
+                zip(pictures_B1FN, wave_from_picture(pictures_B1FN, spectrogram), strict=True)
             ):
                 journal.picture(f"note_{i}/{name}", step, picture_1FN[0].numpy())
                 journal.sound(f"note_{i}/{name}", step, wave_T.numpy(), spectrogram.sample_rate)
 
     def no_hits(self) -> Tensor:
-        return torch.zeros(
-            len(self.config.tokenizer.scales), self.config.tokenizer.codebook_size, device=self.run.device
-        )
+        settings = self.config.tokenizer
+        return torch.zeros(len(settings.scales), settings.branches * settings.codebook_size, device=self.run.device)
 
 
 def require_fit(config: TokenizerRunConfig, data: str, workers: int) -> tuple[Rows, Rows]:

@@ -199,8 +199,9 @@ def test_tensorboard_has_curves_pictures_and_sounds(
 
 
 def test_samples_are_notes_of_four_seconds(journey: Journey) -> None:
-    paths = sorted((journey.folder / "samples").iterdir())
+    *paths, labels = sorted((journey.folder / "samples").iterdir())
     assert [path.name for path in paths] == ["guitar-60-000.wav", "guitar-60-001.wav"]
+    assert list(read_json(labels)) == [path.name for path in paths]
     for path in paths:
         wave_T, rate = soundfile.read(path)
         assert wave_T.shape == (64_000,) and rate == 16_000 and np.abs(wave_T).max() > 0

@@ -4,18 +4,59 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from mars_dist.config import AdversaryConfig, AutoregressorRunConfig, TokenizerRunConfig
 from mars_dist.serialize import write_json
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
+EVERY_CODEBOOK = {"stem": 1, "codebooks": "per_scale", "branches": 2, "codebook_projection": True}
 WORKER = Path(__file__).with_name("worker.py")
 RunWorkers = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_with_options(
+    tokenizer_plan: Plan, train_here: Callable[[Plan], None], tmp_path_factory: pytest.TempPathFactory
+) -> Plan:
+    """20 steps with what a tokenizer does not have by default, all at once."""
+    config = tokenizer_plan.config
+    assert isinstance(config, TokenizerRunConfig)
+    config = replace(
+        config,
+        tokenizer=replace(config.tokenizer, **EVERY_CODEBOOK),
+        loss=replace(config.loss, multi_resolution=0.1, mel=0.1, delta=0.1),
+        codebook=replace(config.codebook, gradient="rotation", dropout=0.5),
+        adversary=AdversaryConfig(weight=0.5, start=0.0, width=4, resolutions=2),
+    )
+    plan = replace(tokenizer_plan, config=config, folder=tmp_path_factory.mktemp("options") / "tokenizer")
+    train_here(plan)
+    return plan
+
+
+@pytest.fixture(scope="session")
+def autoregressor_with_options(
+    autoregressor_plan: Plan,
+    tokenizer_with_options: Plan,
+    encode_here: Callable[[Plan], str],
+    train_here: Callable[[Plan], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Plan:
+    """20 steps, on that tokenizer's codes, with what an autoregressor does not have by default."""
+    config = autoregressor_plan.config
+    assert isinstance(config, AutoregressorRunConfig)
+    options = {"positions": "rotary", "modulation": "own", "scale_weight": 0.5, "condition_on_qualities": True}
+    config = replace(config, autoregressor=replace(config.autoregressor, **options))
+    folder = tmp_path_factory.mktemp("options") / "autoregressor"
+    plan = Plan(config, encode_here(tokenizer_with_options), folder, str(tokenizer_with_options.folder))
+    train_here(plan)
+    return plan
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from mars_dist.training.plan import Plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STAGES = ("trained_tokenizer", "trained_autoregressor")
+WITH_OPTIONS = ("tokenizer_with_options", "autoregressor_with_options")
 
 RunWorkers = Callable[..., list[int]]
 Losses = Callable[[Plan], list[float]]
@@ -26,6 +27,13 @@ State = Callable[[Plan], dict[str, torch.Tensor]]
 @pytest.fixture(params=STAGES)
 def one(request: pytest.FixtureRequest) -> Plan:
     """An undisturbed run in one process."""
+    plan: Plan = request.getfixturevalue(request.param)
+    return plan
+
+
+@pytest.fixture(params=[*STAGES, *WITH_OPTIONS])
+def any_one(request: pytest.FixtureRequest) -> Plan:
+    """An undisturbed run in one process, as it is by default or with all that can be chosen."""
     plan: Plan = request.getfixturevalue(request.param)
     return plan
 
@@ -41,10 +49,10 @@ def test_golden_losses(one: Plan, losses: Losses) -> None:
     np.testing.assert_allclose(losses(one), golden, rtol=1e-3)
 
 
-def test_gradients_of_two_workers_are_those_of_one(one: Plan, run_workers: RunWorkers, tmp_path: Path) -> None:
+def test_gradients_of_two_workers_are_those_of_one(any_one: Plan, run_workers: RunWorkers, tmp_path: Path) -> None:
     for world_size in (1, 2):
         path = tmp_path / f"{world_size}.pt"
-        run_workers(replace(one, folder=tmp_path / "run"), world_size, "--gradients", str(path))
+        run_workers(replace(any_one, folder=tmp_path / "run"), world_size, "--gradients", str(path))
     of_one, of_two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
     assert of_one.keys() == of_two.keys() and len(of_one) > 10
     scale = torch.cat([gradient.flatten() for gradient in of_one.values()]).norm()
@@ -54,7 +62,7 @@ def test_gradients_of_two_workers_are_those_of_one(one: Plan, run_workers: RunWo
 
 
 def test_two_workers_train_like_one_even_when_killed_half_way(
-    one: Plan,
+    any_one: Plan,
     run_workers: RunWorkers,
     train_here: Callable[[Plan], None],
     losses: Losses,
@@ -62,9 +70,11 @@ def test_two_workers_train_like_one_even_when_killed_half_way(
     tmp_path: Path,
 ) -> None:
     """Undisturbed, killed and resumed at two workers, killed at two and resumed at one."""
-    undisturbed, killed, moved = (replace(one, folder=tmp_path / name) for name in ("undisturbed", "killed", "moved"))
+    undisturbed, killed, moved = (
+        replace(any_one, folder=tmp_path / name) for name in ("undisturbed", "killed", "moved")
+    )
     assert run_workers(undisturbed, 2) == [0, 0]
-    np.testing.assert_allclose(losses(undisturbed), losses(one), rtol=1e-3)
+    np.testing.assert_allclose(losses(undisturbed), losses(any_one), rtol=1e-3)
 
     assert run_workers(killed, 2, "--die-at", "10") == [-9, -9]
     assert not (killed.folder / "training" / "step_00000020").exists()
@@ -74,22 +84,22 @@ def test_two_workers_train_like_one_even_when_killed_half_way(
     require_same(final_state(killed), final_state(undisturbed))
 
     train_here(moved)
-    np.testing.assert_allclose(losses(moved), losses(one), rtol=1e-3)
+    np.testing.assert_allclose(losses(moved), losses(any_one), rtol=1e-3)
 
 
 def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(
-    one: Plan,
+    any_one: Plan,
     run_workers: RunWorkers,
     train_here: Callable[[Plan], None],
     losses: Losses,
     final_state: State,
     tmp_path: Path,
 ) -> None:
-    killed = replace(one, folder=tmp_path / "killed")
+    killed = replace(any_one, folder=tmp_path / "killed")
     assert run_workers(killed, 1, "--die-at", "10") == [-9]
     train_here(killed)
-    assert losses(killed) == losses(one)
-    require_same(final_state(killed), final_state(one))
+    assert losses(killed) == losses(any_one)
+    require_same(final_state(killed), final_state(any_one))
 
 
 def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -100,7 +110,7 @@ def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 def test_the_codebook_comes_alive(trained_tokenizer: Plan) -> None:
     tokenizer, _ = load_tokenizer(trained_tokenizer.folder)
-    lengths = tokenizer.quantizer.codebook_VC.norm(dim=1)
+    lengths = tokenizer.quantizer.codebook_Rc.norm(dim=1)
     assert (lengths > 0).all()
     metrics = json.loads((trained_tokenizer.folder / "metrics.json").read_text())
     assert metrics["codebook/usage_all"] > 0.2
@@ -112,7 +122,8 @@ def test_losses_fall(one: Plan, losses: Losses) -> None:
     assert np.mean(values[-3:]) < np.mean(values[:3])
 
 
-def test_a_trained_folder_makes_sound(trained_autoregressor: Plan) -> None:
-    mars = Mars.from_pretrained(trained_autoregressor.folder)
+@pytest.mark.parametrize("name", ["trained_autoregressor", "autoregressor_with_options"])
+def test_a_trained_folder_makes_sound(name: str, request: pytest.FixtureRequest) -> None:
+    mars = Mars.from_pretrained(request.getfixturevalue(name).folder)
     waves = mars.generate(2, pitch=50, instrument=mars.vocabulary.instruments[0])
     assert waves.shape == (2, 2000) and np.isfinite(waves).all() and np.abs(waves).max() > 0

@@ -1,0 +1,180 @@
+"""What a preset costs: parameters, FLOPs, and the memory of training it, from dry runs of the real modules.
+
+Suffixes: B batch, C channels after CMX or the code width, H W the multiplexed picture, L tokens over all scales.
+"""
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.cmx import demultiplex
+from mars_dist.conditions import Vocabulary
+from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
+from mars_dist.dryrun import Device, count_flops, peak_bytes
+from mars_dist.losses import reconstruction_loss
+from mars_dist.presets import Preset
+from mars_dist.tokenizer import Tokenizer
+from mars_dist.training import sharding
+from mars_dist.training.batches import share_of
+
+FLOAT32 = 4
+"""Bytes."""
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One network, whatever it is trained on."""
+
+    num_parameters: int
+    forward_flops: int
+    """Of one sample. The autoregressor's is that of teacher forcing."""
+
+    @property
+    def training_flops(self) -> int:
+        """Of one sample: the backward pass takes two forward ones."""
+        return 3 * self.forward_flops
+
+
+@dataclass(frozen=True)
+class PresetCost:
+    tokenizer: StageCost
+    autoregressor: StageCost
+    sampling_flops: int
+    """Of one note, from conditions to picture: cached keys and values, guidance (twice the batch), the decoder."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each worker at the peak of a training step: P parameters, W workers.
+
+    A bound: gradients come as activations go. What the device's context and allocator add is left out.
+    """
+
+    weights: int
+    """4 P / W: float32 shards."""
+    gradients: int
+    """4 P / W."""
+    moments: int
+    """8 P / W: AdamW's two."""
+    average: int
+    """4 P / W: the moving average of the weights."""
+    gathered: int
+    """Whole weights and their gradients in the precision of training: two blocks', and all that is in none.
+    Blocks too small to be gathered on their own count as what is in none."""
+    activations: int
+    """The most that forward and backward pass of the worker's share of the batch hold at one time, loss included."""
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+
+def cost_of(preset: Preset) -> PresetCost:
+    """Counted on one sample, with the conditions that every data set has."""
+    settings = preset.tokenizer.tokenizer
+    tokenizer, autoregressor = build_tokenizer(preset.tokenizer), build_autoregressor(preset.autoregressor, settings)
+    x_BCHW = torch.empty(1, *preset.tokenizer.spectrogram.picture_shape, device=META)
+    f_BChw = torch.empty(1, settings.code_width, *settings.schedule.latent_grid, device=META)
+    inputs_BLC, nothing = teacher_inputs(settings, 1), autoregressor.no_conditions(1)
+    forward = count_flops(lambda: autoregressor(inputs_BLC, nothing))
+    # A token of a scale is multiplied with those that the mask lets it see, no others: that is what the cache holds.
+    guided = 2 * (forward.layers + forward.attention * float(settings.schedule.mask().mean()))
+    return PresetCost(
+        StageCost(num_parameters(tokenizer), count_flops(lambda: tokenizer(x_BCHW)).total),
+        StageCost(num_parameters(autoregressor), forward.total),
+        round(guided) + count_flops(lambda: tokenizer.picture(f_BChw)).total,
+    )
+
+
+def tokenizer_memory(config: TokenizerRunConfig, workers: int, device: Device = "cuda") -> Memory:
+    """Of training the tokenizer. Raises ValueError where the workers do not divide the batch."""
+    model, spectrogram = build_tokenizer(config), config.spectrogram
+
+    def loss(batch_size: int) -> Tensor:
+        x_BCHW = torch.empty(batch_size, *spectrogram.picture_shape, device=META)
+        y_BCHW, _, quantized = model(x_BCHW)
+        y_B1FN, x_B1FN = demultiplex(y_BCHW, spectrogram.cmx), demultiplex(x_BCHW, spectrogram.cmx)
+        terms = reconstruction_loss(y_B1FN, x_B1FN, config.loss, spectrogram)
+        return torch.stack([*terms.values(), quantized.loss]).sum()
+
+    return memory_of(model, loss, config.train, workers, device)
+
+
+def autoregressor_memory(
+    config: AutoregressorRunConfig, tokenizer: TokenizerConfig, workers: int, device: Device = "cuda"
+) -> Memory:
+    """Of training the autoregressor on cached codes. Raises ValueError where the workers do not divide the batch."""
+    model = build_autoregressor(config, tokenizer)
+
+    def loss(batch_size: int) -> Tensor:
+        codes_BL = torch.empty(batch_size, tokenizer.num_codes, dtype=torch.long, device=META)
+        logits_BLV = model(teacher_inputs(tokenizer, batch_size), model.no_conditions(batch_size))
+        nats_K, _ = cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans)
+        return nats_K.mean()
+
+    return memory_of(model, loss, config.train, workers, device)
+
+
+def memory_of(
+    model: nn.Module, loss: Callable[[int], Tensor], train: TrainConfig, workers: int, device: Device
+) -> Memory:
+    """Of training a model on the meta device, whose weights it changes to the precision of training."""
+    batch_size, whole = share_of(train.batch_size, workers), num_parameters(model)
+    blocks = [num_parameters(part) for part in model.modules() if isinstance(part, sharding.BLOCKS)]
+    large = [block for block in blocks if block >= sharding.LARGE]
+    gathered = whole - sum(large) + 2 * max(large, default=0)
+    if train.precision == "bf16":
+        lower(model)
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(drop_gradient)
+    shard = -(-whole // workers) * FLOAT32
+    return Memory(
+        weights=shard,
+        gradients=shard,
+        moments=2 * shard,
+        average=shard,
+        gathered=2 * gathered * (2 if train.precision == "bf16" else FLOAT32),
+        activations=peak_bytes(lambda: loss(batch_size), device),
+    )
+
+
+def lower(model: nn.Module) -> None:
+    """To bf16 what training computes in bf16, as its sharding does."""
+
+    def cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(x.bfloat16() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
+
+    for module in model.modules():
+        if isinstance(module, sharding.LOW_PRECISION):
+            module.bfloat16().register_forward_pre_hook(cast)
+
+
+def drop_gradient(parameter: Tensor) -> None:
+    """Gradients are counted by themselves: they are sharded."""
+    parameter.grad = None
+
+
+def build_tokenizer(config: TokenizerRunConfig) -> Tokenizer:
+    """Without memory."""
+    with META:
+        return Tokenizer(config.tokenizer, config.spectrogram, config.codebook)
+
+
+def build_autoregressor(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> Autoregressor:
+    """Without memory; its buffers come from NumPy, hence the second move."""
+    with META:
+        return Autoregressor(config.autoregressor, tokenizer, Vocabulary().cardinalities).to(META)
+
+
+def teacher_inputs(tokenizer: TokenizerConfig, batch_size: int) -> Tensor:
+    """(B, L - 1, C)."""
+    return torch.empty(batch_size, tokenizer.schedule.num_tokens - 1, tokenizer.code_width, device=META)
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

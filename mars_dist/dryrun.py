@@ -1,0 +1,109 @@
+"""Dry runs: the real modules on torch's meta device, where tensors have shapes but no memory, while somebody counts.
+
+What is counted this way cannot fall behind the modules. Suffixes: B batch, N heads, L tokens, E head width.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+Device = Literal["cpu", "cuda"]
+"""Whose way of computing is followed."""
+FUSED_ATTENTION = torch.ops.aten._scaled_dot_product_efficient_attention
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Two for a multiplication and its addition."""
+
+    layers: int
+    """Matrix products with weights, convolutions."""
+    attention: int
+    """Products of tokens with tokens, masked ones too."""
+
+    @property
+    def total(self) -> int:
+        return self.layers + self.attention
+
+
+@torch.no_grad()
+def count_flops(compute: Callable[[], object]) -> Flops:
+    """Of the matrix products and convolutions; all else is left out, as is usual."""
+    with AsOnGpu(True), FlopCounterMode(display=False) as counter:
+        compute()
+    flops = counter.get_flop_counts()["Global"]
+    attention = flops.get(FUSED_ATTENTION, 0)
+    return Flops(counter.get_total_flops() - attention, attention)
+
+
+def peak_bytes(loss: Callable[[], Tensor], device: Device) -> int:
+    """The most bytes that tensors made by a forward and a backward pass occupy at one time.
+
+    What was there before, such as the weights, does not count; nor does what an allocator or a kernel adds.
+    """
+    with AsOnGpu(device == "cuda"), PeakMemory() as memory:
+        loss().backward()
+    return memory.peak
+
+
+class PeakMemory(TorchDispatchMode):
+    """Follows every storage that an operation makes from its birth to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            self.see(tensor, counts=False)
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            self.see(tensor, counts=True)
+        return made
+
+    def see(self, tensor: object, counts: bool) -> None:
+        """A storage first seen as an argument is older than the measurement."""
+        if not isinstance(tensor, Tensor) or (storage := tensor.untyped_storage())._cdata in self.alive:
+            return
+        self.alive[storage._cdata] = storage.nbytes() if counts else 0
+        self.now += self.alive[storage._cdata]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.forget, storage._cdata)
+
+    def forget(self, storage: int) -> None:
+        self.now -= self.alive.pop(storage)
+
+
+class AsOnGpu(TorchFunctionMode):
+    """Within the block tensors say that they are on a GPU, and attention takes the fused kernel of one."""
+
+    def __init__(self, is_cuda: bool) -> None:
+        super().__init__()
+        self.is_cuda = is_cuda
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+            return self.is_cuda
+        if func is F.scaled_dot_product_attention:
+            func = fused_attention
+        return func(*args, **(kwargs or {}))
+
+
+def fused_attention(
+    q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor, attn_mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """What a GPU computes: the backward pass needs queries, keys, values and the result, but no products of tokens."""
+    bias_BNLL = None
+    if attn_mask is not None:  # as the kernel takes it: added to the scores
+        bias_BNLL = q_BNLE.new_empty(attn_mask.shape).expand(*q_BNLE.shape[:2], -1, -1)
+    return FUSED_ATTENTION.default(q_BNLE, k_BNLE, v_BNLE, bias_BNLL, compute_log_sumexp=True, scale=scale)[0]

@@ -1,0 +1,97 @@
+"""The studies, on a few short notes and steps: their trials, their variants and their tables."""
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from mars_dist import pictures
+from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.dataset import DatasetInfo, Folder, Rows, Shard
+from mars_dist.nsynth import read_source
+from mars_dist.presets import TINY, Preset
+from mars_dist.scales import Size
+from mars_dist.tokenizer import Tokenizer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def importable() -> Iterator[None]:
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+@pytest.fixture
+def trial() -> ModuleType:
+    return import_module("trial")
+
+
+def test_a_trial_trains_both_stages_and_measures_them_once(
+    trial: ModuleType,
+    tokenizer_config: TokenizerRunConfig,
+    autoregressor_config: AutoregressorRunConfig,
+    short_pictures: str,
+    tmp_path: Path,
+) -> None:
+    preset = trial.so_long(Preset(tokenizer_config, autoregressor_config), (6, 5), seed=3, rate=2.0)
+    assert preset.tokenizer.train.seed == 3 and preset.autoregressor.optim.lr == 2 * autoregressor_config.optim.lr
+    one = trial.Trial("one", tmp_path, short_pictures, preset.tokenizer, preset.autoregressor, num_notes=3)
+    name, figures = trial.run(one)
+    assert name == "one"
+    assert 0 <= figures["pitch_accuracy_sample"] <= 1 and 0 <= figures["pitch_accuracy_real"] <= 1
+    assert figures["mse_reconstruction"] > 0 and figures["log_spectral_distance_sample"] > 0
+    assert figures["cross_entropy"] > 0 and figures["perplexity"] >= 1 and figures["tokenizer_step_ms"] > 0
+    written = (tmp_path / "result.json").stat().st_mtime_ns
+    assert trial.run(one) == ("one", figures)
+    assert (tmp_path / "result.json").stat().st_mtime_ns == written
+
+
+def test_a_table_has_means_and_half_ranges(trial: ModuleType) -> None:
+    rows = [("ours", [{"mse": 1.0}, {"mse": 2.0}]), ("theirs", [{"mse": 3.0}])]
+    assert trial.table(rows, ["mse"]).splitlines() == [
+        "| | mse |",
+        "|---|---|",
+        "| ours | 1.5 ± 0.5 |",
+        "| theirs | 3 |",
+    ]
+
+
+def test_plain_var_has_nothing_of_ours() -> None:
+    plain = import_module("against_var").plain_var(TINY)
+    assert (plain.tokenizer.codebook.start_step, plain.tokenizer.codebook.restart_every) == (0, 0)
+    assert (plain.tokenizer.loss.l1, plain.tokenizer.loss.spectral_convergence) == (0, 0)
+    assert plain.autoregressor.autoregressor.corrupt_codes == 0
+    assert plain.tokenizer.tokenizer == TINY.tokenizer.tokenizer
+    assert plain.autoregressor.train == TINY.autoregressor.train
+
+
+def test_schedules_spend_the_same_latent_tokens() -> None:
+    variants = import_module("schedules").variants(TINY.tokenizer.tokenizer)
+    assert len(variants) == 9
+    for settings in variants.values():
+        assert settings.schedule.latent_grid.area == 64
+        assert settings.patch_grid(TINY.tokenizer.spectrogram).area == 64
+        Tokenizer(settings, TINY.tokenizer.spectrogram)
+
+
+def test_cutting_keeps_the_low_bins(short_notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, one = import_module("cmx"), Size(1, 1)
+    low = SpectrogramConfig(sample_rate=8000, num_samples=1000, n_fft=64, hop=50, cmx=one)
+    monkeypatch.setattr(study, "LOWER_HALF", low)
+    whole, config = tmp_path / "whole", SpectrogramConfig(num_samples=2000, n_fft=128, hop=100, cmx=one)
+    jobs = pictures.plan(read_source(short_notes).values(), shard_rows=8)
+    made = [pictures.make_shard(job, Folder.open(whole), config) for job in jobs]
+    shards = tuple(Shard(job.shard, job.split, job.rows) for job in made)
+    DatasetInfo("pictures", config, pictures.arrays(config), shards, source="short notes").save(Folder.open(whole))
+    study.keep_lower_half(str(whole), tmp_path / "cut")
+    for split, num_notes in {"train": 12, "valid": 4, "test": 3}.items():
+        rows = Rows(str(tmp_path / "cut"), split)
+        assert rows.info.spectrogram == low and rows.num_rows == num_notes
+        cut, before = rows.read(["picture", "pitch"]), Rows(str(whole), split).read(["picture", "pitch"])
+        assert np.array_equal(cut["picture"], before["picture"][:, :, :32])
+        assert np.array_equal(cut["pitch"], before["pitch"])

@@ -1,0 +1,211 @@
+"""Costs against real modules that run, and against the formulas of the literature.
+
+Suffixes: B batch, L tokens over all scales, C channels or code width.
+"""
+
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.cmx import demultiplex
+from mars_dist.conditions import Vocabulary
+from mars_dist.config import Precision
+from mars_dist.costs import (
+    Memory,
+    autoregressor_memory,
+    build_autoregressor,
+    build_tokenizer,
+    cost_of,
+    num_parameters,
+    tokenizer_memory,
+)
+from mars_dist.histogram import Histogram
+from mars_dist.losses import reconstruction_loss
+from mars_dist.model import Mars
+from mars_dist.presets import PRESETS, Preset
+from mars_dist.sampling import SamplingConfig
+from mars_dist.tokenizer import Tokenizer
+from mars_dist.training import sharding
+from mars_dist.training.optim import MovingAverage, make_optimizer
+from mars_dist.training.run import LocalRun
+
+
+def build(preset: Preset) -> tuple[Tokenizer, Autoregressor]:
+    """Both stages with memory."""
+    first = preset.tokenizer
+    cardinalities = Vocabulary().cardinalities
+    return (
+        Tokenizer(first.tokenizer, first.spectrogram, first.codebook),
+        Autoregressor(preset.autoregressor.autoregressor, first.tokenizer, cardinalities),
+    )
+
+
+def teacher_inputs(preset: Preset, batch: int) -> Tensor:
+    settings = preset.tokenizer.tokenizer
+    return torch.randn(batch, settings.schedule.num_tokens - 1, settings.code_width)
+
+
+# ---- parameters and FLOPs
+
+
+@pytest.mark.parametrize("name", ["debug", "tiny"])
+def test_counts_are_those_of_real_modules(name: str) -> None:
+    preset, cost = PRESETS[name], cost_of(PRESETS[name])
+    tokenizer, autoregressor = build(preset)
+    assert cost.tokenizer.num_parameters == num_parameters(tokenizer)
+    assert cost.autoregressor.num_parameters == num_parameters(autoregressor)
+    with FlopCounterMode(display=False) as counter:
+        tokenizer(torch.zeros(1, *preset.tokenizer.spectrogram.picture_shape))
+    assert cost.tokenizer.forward_flops == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        autoregressor(teacher_inputs(preset, 1), autoregressor.no_conditions(1))
+    assert cost.autoregressor.forward_flops == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["debug", "small"])
+def test_sampling_is_that_of_a_real_note(name: str) -> None:
+    """Less what is computed at every scale anew, or besides the two networks."""
+    preset = PRESETS[name]
+    tokenizer = build_tokenizer(preset.tokenizer)
+    autoregressor = build_autoregressor(preset.autoregressor, preset.tokenizer.tokenizer)
+    nothing = autoregressor.no_conditions(1)
+    mars = Mars(
+        tokenizer, autoregressor, preset.tokenizer.spectrogram, Vocabulary(), Histogram({}, np.ones(1, np.int64))
+    )
+    with FlopCounterMode(display=False) as counter:
+        mars.sample_pictures(nothing, [0], SamplingConfig(unasked="null"))
+    assert cost_of(preset).sampling_flops == pytest.approx(counter.get_total_flops(), rel=0.015)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "large"])
+def test_flops_are_those_of_the_formulas(name: str) -> None:
+    """Blocks of 24 D^2 a token and 4 D a pair of tokens, and what leads in and out of them."""
+    preset, cost = PRESETS[name], cost_of(PRESETS[name])
+
+    def blocks(num_tokens: int, width: int, depth: int) -> int:
+        return depth * (24 * width**2 * num_tokens + 4 * width * num_tokens**2)
+
+    first, second = preset.tokenizer, preset.autoregressor.autoregressor
+    settings, num_tokens = first.tokenizer, first.tokenizer.schedule.num_tokens
+    expected = blocks(num_tokens, second.width, second.depth) + 2 * second.width * settings.codebook_size * num_tokens
+    assert cost.autoregressor.forward_flops == pytest.approx(expected, rel=0.02)
+    grid = settings.patch_grid(first.spectrogram)
+    picture = first.spectrogram.num_bins * first.spectrogram.num_frames
+    embedding = 2 * picture * settings.width
+    nearest = 2 * settings.codebook_size * settings.code_width * num_tokens
+    num_joined = grid.area + settings.schedule.latent_grid.area
+    expected = 2 * (blocks(num_joined, settings.width, settings.depth) + embedding) + nearest
+    assert cost.tokenizer.forward_flops == pytest.approx(expected, rel=0.02)
+    assert cost.tokenizer.training_flops == 3 * cost.tokenizer.forward_flops
+
+
+# ---- memory
+
+
+def real_peak(step: Callable[[], None]) -> int:
+    """The most bytes that a step takes from the CPU's allocator at one time."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+        step()
+    now = peak = 0
+    for event in sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def tokenizer_step(model: nn.Module, preset: Preset, batch: int) -> None:
+    run, cmx = preset.tokenizer, preset.tokenizer.spectrogram.cmx
+    x_BCHW = torch.rand(batch, *run.spectrogram.picture_shape)
+    y_BCHW, _, quantized = model(x_BCHW)
+    terms = reconstruction_loss(demultiplex(y_BCHW.float(), cmx), demultiplex(x_BCHW, cmx), run.loss, run.spectrogram)
+    torch.stack([*terms.values(), quantized.loss]).sum().backward()
+
+
+def autoregressor_step(model: nn.Module, preset: Preset, batch: int) -> None:
+    schedule = preset.tokenizer.tokenizer.schedule
+    conditions = {name: torch.zeros(batch, dtype=torch.long) for name in Vocabulary().cardinalities}
+    logits_BLV = model(teacher_inputs(preset, batch), conditions)
+    codes_BL = torch.zeros(batch, schedule.num_tokens, dtype=torch.long)
+    cross_entropy_per_scale(logits_BLV, codes_BL, schedule.spans)[0].mean().backward()
+
+
+STEPS = {"tokenizer": tokenizer_step, "autoregressor": autoregressor_step}
+
+
+def estimate(stage: str, preset: Preset, batch: int, precision: Precision, workers: int = 1) -> Memory:
+    """On CPUs."""
+    train = replace(getattr(preset, stage).train, batch_size=batch, precision=precision)
+    if stage == "tokenizer":
+        return tokenizer_memory(replace(preset.tokenizer, train=train), workers, "cpu")
+    run = replace(preset.autoregressor, train=train)
+    return autoregressor_memory(run, preset.tokenizer.tokenizer, workers, "cpu")
+
+
+@pytest.mark.parametrize("stage", STEPS)
+@pytest.mark.parametrize("name", ["debug", "tiny"])
+def test_activations_are_what_a_real_step_allocates(stage: str, name: str) -> None:
+    preset = PRESETS[name]
+    model = dict(zip(STEPS, build(preset), strict=True))[stage]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # gradients are then there before, and not counted
+    real = real_peak(lambda: STEPS[stage](model, preset, 4))
+    assert estimate(stage, preset, 4, "float32").activations == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("stage", STEPS)
+def test_the_total_bounds_a_real_sharded_step(stage: str, precision: Precision, tmp_path: Path) -> None:
+    """One worker, as training wraps it: what is kept is exact; a step takes its activations, and the rest at most."""
+    preset, optim = PRESETS["tiny"], PRESETS["tiny"].autoregressor.optim
+    memory = estimate(stage, preset, 8, precision)
+    LocalRun(tmp_path)  # the process group
+    model = sharding.shard(dict(zip(STEPS, build(preset), strict=True))[stage], precision)
+    optimizer, average = make_optimizer(model, optim), MovingAverage(model, 0.9)
+
+    def step() -> None:
+        STEPS[stage](model, preset, 8)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step_peak = real_peak(step)
+    moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    for kept, expected in (
+        (list(model.parameters()), memory.weights),
+        (moments, memory.moments),
+        (list(average.averages.values()), memory.average),
+    ):
+        assert sum(shard.nbytes for shard in sharding.locals_of(kept)) == expected
+    assert 0.95 * memory.activations <= step_peak <= memory.activations + memory.gathered + memory.gradients
+
+
+def test_workers_share() -> None:
+    """Shards and activations are divided, gathered blocks are not."""
+    one, four = (estimate("autoregressor", PRESETS["tiny"], 32, "bf16", workers) for workers in (1, 4))
+    assert four.gathered == one.gathered
+    for name in ("weights", "gradients", "moments", "average", "activations"):
+        assert 4 * getattr(four, name) == pytest.approx(getattr(one, name), rel=0.02)
+    assert four.total == sum(astuple(four))
+
+
+def test_blocks_are_gathered_one_by_one_where_they_are_large() -> None:
+    small, cost = PRESETS["small"], cost_of(PRESETS["small"])
+    memory = estimate("autoregressor", small, 8, "bf16")
+    settings = small.autoregressor.autoregressor
+    block = 12 * settings.width**2
+    expected = 4 * (cost.autoregressor.num_parameters - (settings.depth - 2) * block)
+    assert memory.gathered == pytest.approx(expected, rel=0.02)
+
+
+def test_workers_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch_size: 8 is not a multiple of the 3 workers"):
+        estimate("tokenizer", PRESETS["debug"], 8, "bf16", workers=3)

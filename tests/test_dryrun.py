@@ -1,0 +1,69 @@
+"""What dry runs count is what real runs do. Suffixes: B batch, N heads, L tokens, E head width, D width."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mars_dist.dryrun import AsOnGpu, Flops, PeakMemory, count_flops, peak_bytes
+from mars_dist.layers import Attention
+
+META = torch.device("meta")
+
+
+def test_flops_of_layers_and_of_attention() -> None:
+    with META:
+        attention, x_BLD = Attention(width=64, head_width=16, normalised=True), torch.empty(2, 10, 64)
+    assert count_flops(lambda: attention(x_BLD)) == Flops(
+        layers=2 * 10 * 2 * 64 * 4 * 64, attention=2 * 2 * 2 * 10 * 10 * 64
+    )
+
+
+def test_peak_of_a_chain() -> None:
+    """Three layers without activations keep their inputs, and the backward pass frees them one by one."""
+    layers = nn.Sequential(*(nn.Linear(100, 100, bias=False, device=META) for _ in range(3)))
+    layers.requires_grad_(False)
+    x_BD = torch.empty(50, 100, device=META, requires_grad=True)
+
+    def loss() -> Tensor:
+        return layers(x_BD.exp()).sum()
+
+    one = 4 * 50 * 100
+    # The layers keep nothing, since no weight asks for a gradient: there are the result of exp, an input and an output.
+    assert peak_bytes(loss, "cpu") in range(3 * one, 3 * one + 16)
+
+
+def test_memory_that_was_there_before_is_not_counted() -> None:
+    x_D = torch.empty(1000)
+    with PeakMemory() as memory:
+        y_D = x_D.view(10, 100).T
+        z_D = y_D + 1
+        del z_D
+        z_D = y_D + 1
+    assert (memory.peak, memory.now) == (4000, 4000)
+    del z_D
+    assert memory.now == 0
+
+
+def test_a_gpu_keeps_no_products_of_tokens() -> None:
+    """Twice the tokens: twice the memory on a GPU, and more on a CPU, by a product for each head."""
+    with META:
+        attention = Attention(width=64, head_width=16, normalised=False)
+    peaks = {}
+    for device in ("cpu", "cuda"):
+        for num_tokens in (256, 512):
+            x_BLD = torch.empty(1, num_tokens, 64, device=META)
+            peaks[device, num_tokens] = peak_bytes(lambda x_BLD=x_BLD: attention(x_BLD).sum(), device)
+    assert peaks["cuda", 512] < 2.1 * peaks["cuda", 256]
+    assert peaks["cpu", 512] > 4 * 4 * 512 * 512
+    assert peaks["cpu", 512] > 3.5 * peaks["cpu", 256]
+
+
+def test_tensors_say_that_they_are_on_a_gpu_within_the_block_alone() -> None:
+    q_BNLE, mask_LL = torch.randn(2, 4, 6, 8), torch.ones(6, 6).tril().bool()
+    real = F.scaled_dot_product_attention(q_BNLE, q_BNLE, q_BNLE, attn_mask=mask_LL, scale=1.0)
+    q_BNLE, mask_LL = q_BNLE.to(META), mask_LL.to(META)
+    with AsOnGpu(True):
+        assert q_BNLE.is_cuda
+        dry = F.scaled_dot_product_attention(q_BNLE, q_BNLE, q_BNLE, attn_mask=mask_LL, scale=1.0)
+    assert dry.shape == real.shape
+    assert not q_BNLE.is_cuda

@@ -1,0 +1,70 @@
+"""What the adversary adds to the loss, and that it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mars_dist.config import AdversaryConfig
+from mars_dist.training.adversary import Adversary
+from mars_dist.training.run import LocalRun
+
+
+@pytest.fixture
+def adversary(tmp_path: Path) -> Adversary:
+    device = LocalRun(tmp_path).device
+    torch.manual_seed(0)
+    return Adversary(AdversaryConfig(weight=0.3, width=8, resolutions=2), "float32", device)
+
+
+def test_its_gradient_is_a_share_of_the_reconstructions(adversary: Adversary) -> None:
+    x_B1FN, y_B1FN = torch.randn(2, 1, 64, 32), torch.randn(2, 1, 64, 32, requires_grad=True)
+    for size in (1.0, 1000.0):
+        reconstruction = size * (y_B1FN - x_B1FN).square().mean()
+        (of_reconstruction,) = torch.autograd.grad(reconstruction, y_B1FN, retain_graph=True)
+        terms = adversary.terms(y_B1FN, x_B1FN, reconstruction)
+        (of_adversary,) = torch.autograd.grad(terms["adversary"], y_B1FN)
+        torch.testing.assert_close(of_adversary.norm(), 0.3 * of_reconstruction.norm(), rtol=0.01, atol=0)
+
+
+def test_the_tokenizers_loss_does_not_teach_it(adversary: Adversary) -> None:
+    y_B1FN = torch.randn(2, 1, 64, 32, requires_grad=True)
+    adversary.terms(y_B1FN, torch.randn(2, 1, 64, 32), y_B1FN.square().mean())["adversary"].backward()
+    assert y_B1FN.grad is not None and y_B1FN.grad.any()
+    assert all(parameter.grad is None for parameter in adversary.parameters.values())
+
+
+def test_it_learns_to_tell_blurred_pictures(adversary: Adversary) -> None:
+    """Made pictures that lack detail."""
+    figures = {}
+    for step in range(60):
+        x_B1FN = torch.randn(4, 1, 64, 32, generator=torch.Generator().manual_seed(step))
+        y_B1FN = torch.nn.functional.avg_pool2d(x_B1FN, 3, stride=1, padding=1).requires_grad_()
+        adversary.terms(y_B1FN, x_B1FN, y_B1FN.square().mean())
+        figures = adversary.learn(2e-3)
+    assert figures["adversary/told_apart"] > 0.95
+    assert figures["adversary/loss"] < 0.5
+
+
+def test_nothing_is_learnt_before_it_takes_part(adversary: Adversary) -> None:
+    before = {name: tensor.clone() for name, tensor in adversary.memory().items()}
+    assert adversary.learn(1e-3) == {}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adversary.memory().items())
+
+
+def test_its_memory_is_all_there_is(adversary: Adversary) -> None:
+    """Another one that is given the memory goes on alike."""
+    other = Adversary(adversary.config, "float32", adversary.device)
+    y_B1FN, x_B1FN = torch.randn(2, 1, 64, 32, requires_grad=True), torch.randn(2, 1, 64, 32)
+
+    def step(one: Adversary) -> None:
+        one.terms(y_B1FN, x_B1FN, y_B1FN.square().mean())
+        one.learn(1e-2)
+
+    step(adversary)
+    for name, tensor in other.memory().items():
+        tensor.copy_(adversary.memory()[name])
+    step(adversary)
+    step(other)
+    for name, tensor in other.memory().items():
+        assert torch.equal(tensor, adversary.memory()[name]), name
