@@ -2,9 +2,10 @@
 
     python benchmarks/against_var.py --data quickstart/pictures --out studies/var
 
-Plain VAR is our own code with what VAR has: a random codebook that learns by gradient alone, without restarts, and an
-L2 loss with commitment; learned positions and clean inputs for the autoregressor. Grids, widths and sampling are ours
-for both. Each side has the same small search over its learning rates with one seed, and its best goes on with two more.
+Plain VAR trains as VAR does: a random codebook that learns by gradient alone, without restarts, an L2 loss with
+commitment, learned positions, clean inputs for the autoregressor. Both sides share our networks: aligned tokens,
+normalised latents, silence as 0, one AdaLN projection for all blocks, our grids, widths and sampling. Each side has the
+same small search over its learning rates, by its samples' pitch accuracy with one seed; the best runs with three more.
 """
 
 from argparse import ArgumentParser
@@ -18,7 +19,7 @@ from mars_dist.presets import TINY, Preset
 
 RATES = (0.5, 1.0, 2.0)
 """Times the preset's, both stages alike."""
-SEEDS = (0, 1, 2)
+SEARCH_SEED, SEEDS = 0, (1, 2, 3)
 COLUMNS = (
     "pitch_accuracy_reconstruction",
     "log_spectral_distance_reconstruction",
@@ -31,7 +32,7 @@ COLUMNS = (
 
 
 def plain_var(preset: Preset) -> Preset:
-    """The preset with VAR's training and nothing of ours."""
+    """The preset, trained as VAR trains."""
     codebook = replace(preset.tokenizer.codebook, start_step=0, restart_every=0, dropout=0.0)
     loss = ReconstructionLossConfig(l1=0.0, l2=1.0, spectral_convergence=0.0)
     settings = replace(preset.autoregressor.autoregressor, positions="learned", corrupt_codes=0.0)
@@ -57,10 +58,9 @@ def main() -> None:
         autoregressor = replace(preset.autoregressor, autoregressor=instruments)
         return Trial(name, folder, str(Path(options.data).absolute()), preset.tokenizer, autoregressor)
 
-    search = run_all(trial(side, rate, SEEDS[0]) for side in sides for rate in RATES)
-    best = {side: max(RATES, key=lambda rate: score(search[trial(side, rate, SEEDS[0]).name])) for side in sides}
-    rest = run_all(trial(side, best[side], seed) for side in sides for seed in SEEDS[1:])
-    found = search | rest
+    search = run_all(trial(side, rate, SEARCH_SEED) for side in sides for rate in RATES)
+    best = {side: max(RATES, key=lambda rate: score(search[trial(side, rate, SEARCH_SEED).name])) for side in sides}
+    found = run_all(trial(side, best[side], seed) for side in sides for seed in SEEDS)
     print(f"{machine()}\n{options.steps[0]} and {options.steps[1]} steps, tiny\n")
     print("Search over the learning rates, one seed:\n")
     print(table([(name, [figures]) for name, figures in search.items()], COLUMNS))

@@ -72,7 +72,8 @@ def main() -> None:
     trials.append(Trial("upper half cut off", out / "cut", str(cut), run_of(base, LOWER_HALF), whole=whole))
     found = run_all(trials)
     print(f"{machine()}\n{options.steps} steps, tiny, patch {PATCH}\n")
-    print(table([(trial.name, [costs(trial.tokenizer) | found[trial.name]]) for trial in trials], COLUMNS))
+    rows = [(trial.name, [costs(run) | found[trial.name]]) for trial in trials if (run := trial.tokenizer)]
+    print(table(rows, COLUMNS))
 
 
 def costs(run: TokenizerRunConfig) -> Figures:

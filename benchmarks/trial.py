@@ -27,9 +27,8 @@ from mars_dist.phase import DEFAULT, wave_from_picture
 from mars_dist.presets import Preset
 from mars_dist.progress import say
 from mars_dist.quickstart import cpu
-from mars_dist.sampling import SamplingConfig
-from mars_dist.serialize import read_json, write_json
-from mars_dist.tokenizer import Tokenizer
+from mars_dist.sampling import AS_ASKED
+from mars_dist.serialize import first_difference, read_json, to_plain, write_json
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
@@ -45,8 +44,12 @@ class Trial:
     name: str
     folder: Path
     data: str
-    tokenizer: TokenizerRunConfig
+    """Folder that mars preprocess wrote."""
+    tokenizer: TokenizerRunConfig | None = None
+    """What to train first; None: `trained` names a tokenizer."""
     autoregressor: AutoregressorRunConfig | None = None
+    trained: tuple[str, str] | None = None
+    """The folders of a tokenizer and of its codes."""
     whole: str | None = None
     """Where `data` has low frequencies alone: the same notes' whole pictures, which are what is measured against."""
     num_notes: int = 192
@@ -76,23 +79,28 @@ def run_all(trials: Iterable[Trial]) -> dict[str, Figures]:
 
 def run(trial: Trial) -> tuple[str, Figures]:
     """Train and measure, unless that was done before."""
-    result = trial.folder / RESULT
-    if not result.exists():
-        figures = reconstruction(trial)
-        if trial.autoregressor:
-            figures |= samples(trial, trial.autoregressor)
-        write_json(result, figures)
-    return trial.name, read_json(result)
+    result, figures = trial.folder / RESULT, Figures()
+    settings = to_plain(trial) | {"folder": str(trial.folder)}
+    if result.exists():
+        before = read_json(result)
+        if difference := first_difference(before["trial"], settings):
+            raise ValueError(f"{trial.folder}: holds a trial with {difference}: choose another --out")
+        return trial.name, before["figures"]
+    if trial.tokenizer:
+        figures |= reconstruction(trial, trial.tokenizer)
+    if trial.autoregressor:
+        figures |= samples(trial, trial.autoregressor)
+    write_json(result, {"trial": settings, "figures": figures})
+    return trial.name, figures
 
 
-def reconstruction(trial: Trial) -> Figures:
+def reconstruction(trial: Trial, config: TokenizerRunConfig) -> Figures:
     """Train the tokenizer; what it cost, and how it does on held-out notes, beside the real notes' pitch accuracy."""
     folder = trial.folder / "tokenizer"
-    fit(Plan(trial.tokenizer, trial.data, folder), 0, quiet)
-    tokenizer, _ = load_tokenizer(folder)
+    fit(Plan(config, trial.data, folder), 0, quiet)
     wanted = chosen(Rows(trial.data, "valid").num_rows, trial.num_notes, 0)
     parts = [wanted[first : first + NOTES_AT_ONCE] for first in range(0, len(wanted), NOTES_AT_ONCE)]
-    measured = [reconstruct(trial, tokenizer, part) for part in parts]
+    measured = [reconstruct(trial, part) for part in parts]
     metrics = read_json(folder / METRICS)
     return {
         "pitch_accuracy_real": mean(measured, "pitch_accuracy", "real"),
@@ -104,13 +112,14 @@ def reconstruction(trial: Trial) -> Figures:
 
 
 @torch.inference_mode()
-def reconstruct(trial: Trial, tokenizer: Tokenizer, rows: NDArray[np.int64]) -> Measured:
+def reconstruct(trial: Trial, rows: NDArray[np.int64]) -> Measured:
     """The figures of some real notes and of their reconstructions, silent where the tokenizer has no frequencies."""
+    tokenizer, config = load_tokenizer(trial.folder / "tokenizer")
     whole = trial.whole or trial.data
     spectrogram, columns = DatasetInfo.load(Folder.open(whole)).spectrogram, read(whole, "valid", rows)
     real = real_version(spectrogram, columns)
-    x_BCHW = torch.from_numpy(read(trial.data, "valid", rows)["picture"].astype(np.float32))
-    picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW)), trial.tokenizer.spectrogram.cmx)
+    x_BCHW = torch.from_numpy(read(trial.data, "valid", rows, ["picture"])["picture"].astype(np.float32))
+    picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW)), config.spectrogram.cmx)
     num_missing = real.picture_B1FN.shape[2] - picture_B1FN.shape[2]
     picture_B1FN = torch.nn.functional.pad(picture_B1FN, (0, 0, 0, num_missing), value=-1.0)
     made = Version(picture_B1FN, wave_from_picture(picture_B1FN, spectrogram))
@@ -119,11 +128,13 @@ def reconstruct(trial: Trial, tokenizer: Tokenizer, rows: NDArray[np.int64]) -> 
 
 def samples(trial: Trial, config: AutoregressorRunConfig) -> Figures:
     """Train the autoregressor on the tokenizer's codes; what it cost, and how its samples do."""
-    tokenizer, folder, data = (trial.folder / name for name in ("tokenizer", "autoregressor", "codes"))
-    encode(trial.data, tokenizer, data)
-    fit(Plan(config, str(data), folder, str(tokenizer)), 0, quiet)
+    folder = trial.folder / "autoregressor"
+    tokenizer, data = trial.trained or (str(trial.folder / "tokenizer"), str(trial.folder / "codes"))
+    if not trial.trained:
+        encode(trial.data, Path(tokenizer), Path(data))
+    fit(Plan(config, data, folder, tokenizer), 0, quiet)
     evaluation = evaluate(
-        folder, trial.data, "valid", trial.num_notes, 0, SamplingConfig(), DEFAULT, lambda done, total: None, map
+        folder, trial.data, "valid", trial.num_notes, 0, AS_ASKED, DEFAULT, lambda done, total: None, map
     )
     return {
         "cross_entropy": min(line["cross_entropy"] for line in read_metrics(folder, "valid")),

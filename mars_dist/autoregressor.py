@@ -174,9 +174,14 @@ def rotary_angles(schedule: ScaleSchedule, head_width: int) -> Tensor:
     return torch.cat(angles)
 
 
-def cross_entropy_per_scale(logits_BLV: Tensor, codes_BL: Tensor, spans: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy in nats and accuracy of each scale: (K,), (K,)."""
+def cross_entropy_per_scale(logits_BLV: Tensor, codes_BL: Tensor, spans: tuple[slice, ...]) -> Tensor:
+    """(K,): the mean cross-entropy of each scale, in nats."""
     nats_BL = F.cross_entropy(logits_BLV.float().flatten(0, 1), codes_BL.flatten().long(), reduction="none")
     nats_BL = nats_BL.view(codes_BL.shape)
+    return torch.stack([nats_BL[:, s].mean() for s in spans])
+
+
+def accuracy_per_scale(logits_BLV: Tensor, codes_BL: Tensor, spans: tuple[slice, ...]) -> Tensor:
+    """(K,): how often the likeliest code is the true one."""
     hit_BL = (logits_BLV.argmax(-1) == codes_BL).float()
-    return torch.stack([nats_BL[:, s].mean() for s in spans]), torch.stack([hit_BL[:, s].mean() for s in spans])
+    return torch.stack([hit_BL[:, s].mean() for s in spans])

@@ -1,7 +1,9 @@
 """`mars ...`: one function a command. Imports are lazy, so that --help is instant."""
 
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -11,6 +13,7 @@ from tyro.conf import Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.errors import TrainingFailed
 from mars_dist.progress import say, tenths
 from mars_dist.scales import Size
 
@@ -200,7 +203,7 @@ def sample(arguments: Sequence[str]) -> None:
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a model on held-out notes, and write a page to listen to."""
     from mars_dist.phase import DEFAULT, Phase
-    from mars_dist.sampling import SamplingConfig
+    from mars_dist.sampling import AS_ASKED, SamplingConfig
 
     @dataclass(frozen=True)
     class Evaluate:
@@ -215,7 +218,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         """Notes of each split that are measured, spread evenly."""
         shown: int = 8
         """Notes of each split that the page plays."""
-        sampling: SamplingConfig = field(default_factory=SamplingConfig)
+        sampling: SamplingConfig = AS_ASKED
         phase: Phase = DEFAULT
         """How pictures become sound: Griffin-Lim, phase-gradient integration, or the two in turn."""
 
@@ -272,7 +275,7 @@ def main() -> None:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"{arguments[0]}: there is no such command: choose {', '.join(COMMANDS)}")
         COMMANDS[arguments[0]](arguments[1:])
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TrainingFailed) as error:
         if debug:
             raise
         print(f"mars: {' '.join(str(error).split())}", file=sys.stderr)
@@ -304,8 +307,15 @@ def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None 
             str_from_instance=lambda value: [str(value)],
         )
 
-    with registry:
-        return cast(T, tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default))
+    complaint = io.StringIO()
+    try:
+        with registry, redirect_stderr(complaint):
+            return cast(T, tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default))
+    except SystemExit as end:
+        if end.code == 0:  # --help
+            raise
+        _, text = complaint.getvalue().strip().split("\n", 1)  # a box: its title, and lines between rules
+        raise ValueError(" ".join(word for word in text.split() if any(map(str.isalnum, word)))) from None
 
 
 def preset_first(arguments: Sequence[str], command: str) -> tuple["Preset", Sequence[str]]:

@@ -3,12 +3,16 @@
 Derived numbers are properties, never fields. A check names the field, the value, the rule and the fix.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from mars_dist.scales import ScaleSchedule, Size
 
 Precision = Literal["float32", "bf16"]
+FEWEST_SCALES = 3
+"""That quantizer dropout leaves (VAR)."""
+LEAST_CODE_WIDTH = 3
+"""Of a branch: one channel is always 0 after normalisation, of two there is only a sign."""
 
 
 def require_positive(section: str, settings: object, *names: str) -> None:
@@ -16,6 +20,20 @@ def require_positive(section: str, settings: object, *names: str) -> None:
     for name in names:
         if not getattr(settings, name) > 0:
             raise ValueError(f"{section}.{name}: {getattr(settings, name)} must be above 0")
+
+
+def require_share(section: str, settings: object, *names: str) -> None:
+    """Raises ValueError for the first of the fields that is no share of 1."""
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{section}.{name}: {getattr(settings, name)} must lie between 0 and 1")
+
+
+def require_not_negative(section: str, settings: object, *names: str) -> None:
+    """Raises ValueError for the first of the fields that is below 0."""
+    for name in names:
+        if not getattr(settings, name) >= 0:
+            raise ValueError(f"{section}.{name}: {getattr(settings, name)} must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -97,9 +115,15 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         require_positive("tokenizer", self, "code_width", "width", "head_width", "branches")
+        require_not_negative("tokenizer", self, "depth", "stem")
         _ = self.schedule  # its own checks name the rule
         if self.code_width % self.branches:
             raise ValueError(f"tokenizer.code_width: {self.code_width} is not a multiple of branches = {self.branches}")
+        if self.code_width // self.branches < LEAST_CODE_WIDTH:
+            raise ValueError(
+                f"tokenizer.code_width: {self.code_width} leaves each of {self.branches} branches fewer than "
+                f"{LEAST_CODE_WIDTH} channels, of which normalised latents keep nothing: choose a wider one"
+            )
         if self.width % self.head_width:
             raise ValueError(f"tokenizer.width: {self.width} is not a multiple of head_width = {self.head_width}")
         if not 2 <= self.codebook_size <= 65_536:
@@ -182,6 +206,9 @@ class ReconstructionLossConfig:
     mel: float = 0.0
     delta: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_not_negative("loss", self, *(term.name for term in fields(self)))
+
 
 @dataclass(frozen=True)
 class CodebookConfig:
@@ -191,6 +218,8 @@ class CodebookConfig:
     """Steps without the quantizer; then the codebook is drawn from residuals of encoder outputs. 0: it is random."""
     restart_every: int = 50
     """Steps between two restarts of dead codes; 0: none."""
+    dead_share: float = 0.03
+    """A code that was looked up less often than this share of the mean of its codebook is dead."""
     restart_until: float = 0.8
     """Share of training after which no code is restarted."""
     commitment: float = 0.25
@@ -201,12 +230,8 @@ class CodebookConfig:
     """Quantizer dropout: share of notes of which only some of the first scales are used."""
 
     def __post_init__(self) -> None:
-        for name in ("start_step", "restart_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"codebook.{name}: {getattr(self, name)} must be 0 or more")
-        for name in ("restart_until", "dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"codebook.{name}: {getattr(self, name)} must lie between 0 and 1")
+        require_not_negative("codebook", self, "start_step", "restart_every", "commitment")
+        require_share("codebook", self, "dead_share", "restart_until", "dropout")
 
 
 @dataclass(frozen=True)
@@ -226,12 +251,8 @@ class AdversaryConfig:
 
     def __post_init__(self) -> None:
         require_positive("adversary", self, "width", "resolutions")
-        if self.weight < 0 or self.feature_matching < 0:
-            raise ValueError(
-                f"adversary: weight {self.weight} and feature_matching {self.feature_matching} must be 0 or more"
-            )
-        if not 0 <= self.start < 1:
-            raise ValueError(f"adversary.start: {self.start} must be at least 0 and below 1")
+        require_not_negative("adversary", self, "weight", "feature_matching")
+        require_share("adversary", self, "start")
 
 
 @dataclass(frozen=True)
@@ -253,6 +274,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_positive("optim", self, "lr", "clip")
+        require_not_negative("optim", self, "weight_decay", "warmup_steps")
+        require_share("optim", self, "final_lr", "ema")
 
 
 @dataclass(frozen=True)
@@ -284,8 +307,7 @@ class TrainConfig:
             "validation_rows",
         )
         require_positive("train", self, *counts)
-        if self.patience < 0:
-            raise ValueError(f"train.patience: {self.patience} must be 0 (no early stopping) or more")
+        require_not_negative("train", self, "patience", "seed")
 
 
 @dataclass(frozen=True)
@@ -302,6 +324,24 @@ class TokenizerRunConfig:
 
     def __post_init__(self) -> None:
         self.tokenizer.patch_grid(self.spectrogram)
+        if not any(getattr(self.loss, term.name) for term in fields(self.loss)):
+            raise ValueError("loss: every weight is 0, so nothing would be learnt: choose one above 0, such as l2")
+        if self.codebook.start_step >= self.train.steps:
+            raise ValueError(
+                f"codebook.start_step: {self.codebook.start_step} is not before the last of train.steps = "
+                f"{self.train.steps}, so that there would be no codebook: choose fewer, or more steps"
+            )
+        if self.codebook.dropout and len(self.tokenizer.scales) <= FEWEST_SCALES:
+            raise ValueError(
+                f"codebook.dropout: {self.codebook.dropout} keeps the first {FEWEST_SCALES} scales or more, and there "
+                f"are {len(self.tokenizer.scales)}: choose 0, or more scales"
+            )
+        smallest = min(self.spectrogram.num_bins, self.spectrogram.num_frames)
+        if 2 ** (self.adversary.resolutions - 1) > smallest:
+            raise ValueError(
+                f"adversary.resolutions: {self.adversary.resolutions} halve the picture's {smallest} cells to nothing: "
+                f"choose at most {smallest.bit_length()}"
+            )
 
 
 @dataclass(frozen=True)

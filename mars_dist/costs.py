@@ -114,7 +114,7 @@ def autoregressor_memory(
     def loss(batch_size: int) -> Tensor:
         codes_BL = torch.empty(batch_size, tokenizer.num_codes, dtype=torch.long, device=META)
         logits_BLV = model(teacher_inputs(tokenizer, batch_size), model.no_conditions(batch_size))
-        nats_K, _ = cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans)
+        nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans)
         return nats_K.mean()
 
     return memory_of(model, loss, config.train, workers, device)

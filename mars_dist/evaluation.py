@@ -164,7 +164,7 @@ def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
     ]
 
 
-def read(data: str, split: str, wanted: NDArray[np.int64]) -> Columns:
+def read(data: str, split: str, wanted: NDArray[np.int64], names: list[str] = COLUMNS) -> Columns:
     """The wanted rows of a split, in their order."""
     rows = Rows(data, split)
     starts = np.cumsum([0] + [group.num_rows for group in rows.groups])
@@ -172,7 +172,7 @@ def read(data: str, split: str, wanted: NDArray[np.int64]) -> Columns:
     for group, start in zip(rows.groups, starts, strict=False):
         inside = np.flatnonzero((wanted >= start) & (wanted < start + group.num_rows))
         if len(inside):
-            found = rows.read_group(group, COLUMNS)
+            found = rows.read_group(group, names)
             parts.append({name: values[wanted[inside] - start] for name, values in found.items()} | {"place": inside})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     back = np.argsort(joined.pop("place"))

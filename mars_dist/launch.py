@@ -7,7 +7,7 @@ from mars_dist.training.plan import Plan
 def fit(plan: Plan, workers: int | None, say: Say) -> None:
     """Train to the end, unless that was done before. No number of workers: all GPUs, or else two CPU processes.
 
-    Raises ValueError where plan, data, folder and cluster do not fit, RuntimeError where training failed.
+    Raises ValueError where plan, data, folder and cluster do not fit, TrainingFailed where training failed.
     """
     if workers is not None and workers < 0:
         raise ValueError(f"--workers: {workers} must be 0 (in this process, without Ray) or more")

@@ -27,6 +27,8 @@ from mars_dist.serialize import fingerprint, from_plain, read_json, to_plain, wr
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.tokenizer import Tokenizer
 
+NOTES_AT_ONCE = 16
+"""Sampled together, however many are asked for: it bounds memory and does not change a note."""
 CONFIG, WEIGHTS, METRICS, TOKENIZER = "config.json", "model.safetensors", "metrics.json", "tokenizer"
 HISTOGRAM = "histogram.safetensors"
 
@@ -135,8 +137,12 @@ class Mars:
         """New notes (count, T) at the model's sample rate. What is not asked for is drawn: `labels` tells how."""
         asked = {"pitch": pitch, "velocity": velocity, "family": family, "source": source, "instrument": instrument}
         conditions = self.vocabulary.of_words(count, qualities, **asked)
-        pictures_B1FN = self.sample_pictures(conditions, list(range(count)), sampling or SamplingConfig())
-        return wave_from_picture(pictures_B1FN, self.spectrogram, phase).cpu().numpy()
+        waves = []
+        for ids in torch.arange(count).split(NOTES_AT_ONCE):
+            part = {name: values_B[ids] for name, values_B in conditions.items()}
+            pictures_B1FN = self.sample_pictures(part, ids.tolist(), sampling or SamplingConfig())
+            waves.append(wave_from_picture(pictures_B1FN, self.spectrogram, phase).cpu())
+        return torch.cat(waves).numpy()
 
     def labels(
         self,

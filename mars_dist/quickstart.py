@@ -42,7 +42,7 @@ def run(options: Quickstart) -> None:
     from mars_dist.launch import fit
     from mars_dist.page import EVALUATION, evaluate_folder
     from mars_dist.phase import DEFAULT
-    from mars_dist.sampling import SamplingConfig
+    from mars_dist.sampling import AS_ASKED
     from mars_dist.training.plan import Plan
 
     out = Path(options.out).absolute()
@@ -70,7 +70,7 @@ def run(options: Quickstart) -> None:
             say(f"{out / 'report.html'}: finished already: nothing to do")
         else:
             page = out / "report.html"
-            text = evaluate_folder(model, str(pictures), MEASURED, SHOWN, SamplingConfig(), DEFAULT, page, say)
+            text = evaluate_folder(model, str(pictures), MEASURED, SHOWN, AS_ASKED, DEFAULT, page, say)
             table.write_text(f"{text}\n")  # written last: its presence means evaluated
     write_json(out / "summary.json", summary(stages, notes, tokenizer, model))
     print(table.read_text())

@@ -76,6 +76,10 @@ def rule_broken(name: str, value: float) -> str | None:
     return None if holds else rule
 
 
+AS_ASKED = SamplingConfig(unasked="null")
+"""For evaluation: an instrument that training never saw is left open, not replaced by another one."""
+
+
 @torch.inference_mode()
 def sample_codes(
     model: Autoregressor,

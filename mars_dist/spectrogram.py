@@ -19,7 +19,8 @@ FULL_SCALE = math.log1p(GAIN * 256)
 @lru_cache
 def window(n_fft: int, device: torch.device) -> Tensor:
     """The periodic Hann window of length n_fft."""
-    return torch.hann_window(n_fft, device=device)
+    with torch.inference_mode(False):  # it may be made first where nothing is learnt, and be needed later where it is
+        return torch.hann_window(n_fft, device=device)
 
 
 def stft(wave_BT: Tensor, config: SpectrogramConfig) -> Tensor:

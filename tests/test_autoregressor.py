@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale, rotary_angles
+from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, rotary_angles
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.layers import turn
 from mars_dist.quantizer import MultiScaleQuantizer
@@ -116,7 +116,7 @@ def test_a_sample_that_skips_all_blocks_sees_none(model: Autoregressor) -> None:
 
 
 def test_every_weight_is_pulled(model: Autoregressor, quantizer: MultiScaleQuantizer, codes_BL: Tensor) -> None:
-    nats_K, _ = cross_entropy_per_scale(model(quantizer.next_inputs(codes_BL), CONDITIONS), codes_BL, SPANS)
+    nats_K = cross_entropy_per_scale(model(quantizer.next_inputs(codes_BL), CONDITIONS), codes_BL, SPANS)
     nats_K.sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
@@ -143,7 +143,8 @@ def test_a_single_scale_needs_its_conditions_alone() -> None:
 
 def test_cross_entropy_and_accuracy_are_means_over_a_scale(codes_BL: Tensor) -> None:
     logits_BLV = torch.randn(*codes_BL.shape, 16)
-    nats_K, accuracy_K = cross_entropy_per_scale(logits_BLV, codes_BL, SPANS)
+    nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, SPANS)
+    accuracy_K = accuracy_per_scale(logits_BLV, codes_BL, SPANS)
     for span, nats, accuracy in zip(SPANS, nats_K, accuracy_K, strict=True):
         pairs = [(logits_BLV[b, i], codes_BL[b, i]) for b in range(3) for i in range(span.start, span.stop)]
         expected = torch.stack([-F.softmax(logits_V, -1)[code].log() for logits_V, code in pairs]).mean()
@@ -153,9 +154,9 @@ def test_cross_entropy_and_accuracy_are_means_over_a_scale(codes_BL: Tensor) -> 
 
 def test_sure_and_right_is_zero_nats(codes_BL: Tensor) -> None:
     logits_BLV = 100.0 * F.one_hot(codes_BL, 16)
-    nats_K, accuracy_K = cross_entropy_per_scale(logits_BLV, codes_BL.to(torch.int32), SPANS)
-    torch.testing.assert_close(nats_K, torch.zeros(5))
-    assert accuracy_K.tolist() == [1] * 5
+    small_BL = codes_BL.to(torch.int32)
+    torch.testing.assert_close(cross_entropy_per_scale(logits_BLV, small_BL, SPANS), torch.zeros(5))
+    assert accuracy_per_scale(logits_BLV, small_BL, SPANS).tolist() == [1] * 5
 
 
 def test_rotary_angles_are_those_of_the_place() -> None:

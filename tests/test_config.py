@@ -6,8 +6,11 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from mars_dist.config import (
+    AdversaryConfig,
     AutoregressorConfig,
+    CodebookConfig,
     OptimConfig,
+    ReconstructionLossConfig,
     SpectrogramConfig,
     TokenizerConfig,
     TokenizerRunConfig,
@@ -41,6 +44,33 @@ INVALID: dict[str, Callable[[], object]] = {
     "optim.clip: -1 must be above 0": lambda: OptimConfig(clip=-1),
     "optim.lr: 0 must be above 0": lambda: OptimConfig(lr=0),
     "optim.lr: nan must be above 0": lambda: OptimConfig(lr=float("nan")),
+    "optim.ema: 1.5 must lie between 0 and 1": lambda: OptimConfig(ema=1.5),
+    "optim.warmup_steps: -3 must be 0 or more": lambda: OptimConfig(warmup_steps=-3),
+    "train.patience: -1 must be 0 or more": lambda: TrainConfig(patience=-1),
+    "tokenizer.depth: -1 must be 0 or more": lambda: TokenizerConfig(depth=-1),
+    "tokenizer.stem: -2 must be 0 or more": lambda: TokenizerConfig(stem=-2),
+    "tokenizer.code_width: 16 is not a multiple of branches = 3": lambda: TokenizerConfig(branches=3),
+    "tokenizer.code_width: 16 leaves each of 8 branches fewer than 3": lambda: TokenizerConfig(branches=8),
+    "tokenizer.code_width: 1 leaves each of 1 branches": lambda: TokenizerConfig(code_width=1),
+    "loss.l2: -1 must be 0 or more": lambda: ReconstructionLossConfig(l2=-1),
+    "loss: every weight is 0": lambda: TokenizerRunConfig(
+        loss=ReconstructionLossConfig(l1=0, l2=0, spectral_convergence=0)
+    ),
+    "codebook.commitment: -1 must be 0 or more": lambda: CodebookConfig(commitment=-1),
+    "codebook.dropout: 2 must lie between 0 and 1": lambda: CodebookConfig(dropout=2),
+    "codebook.start_step: 200 is not before the last of train.steps = 100": lambda: TokenizerRunConfig(
+        train=TrainConfig(steps=100)
+    ),
+    "codebook.dropout: 0.1 keeps the first 3 scales or more, and there are 2": lambda: TokenizerRunConfig(
+        tokenizer=TokenizerConfig(scales=(Size(1, 1), Size(8, 8))), codebook=CodebookConfig(dropout=0.1)
+    ),
+    "adversary.weight: -1 must be 0 or more": lambda: AdversaryConfig(weight=-1),
+    "adversary.resolutions: 10 halve the picture's 256 cells to nothing: choose at most 9": lambda: TokenizerRunConfig(
+        adversary=AdversaryConfig(resolutions=10)
+    ),
+    "autoregressor.head_width: 6 must be a multiple of 4": lambda: AutoregressorConfig(
+        width=12, head_width=6, positions="rotary"
+    ),
 }
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "validate_every", "validation_rows")
 

@@ -136,7 +136,7 @@ def autoregressor_step(model: nn.Module, preset: Preset, batch: int) -> None:
     conditions = {name: torch.zeros(batch, dtype=torch.long) for name in Vocabulary().cardinalities}
     logits_BLV = model(teacher_inputs(preset, batch), conditions)
     codes_BL = torch.zeros(batch, schedule.num_tokens, dtype=torch.long)
-    cross_entropy_per_scale(logits_BLV, codes_BL, schedule.spans)[0].mean().backward()
+    cross_entropy_per_scale(logits_BLV, codes_BL, schedule.spans).mean().backward()
 
 
 STEPS = {"tokenizer": tokenizer_step, "autoregressor": autoregressor_step}

@@ -82,14 +82,14 @@ def test_a_toml_replaces_parts(tmp_path: Path) -> None:
         [tokenizer.tokenizer]
         scales = ["1x1", "4x2", "8x8"]
         [tokenizer.train]
-        steps = 7
+        steps = 1007
         [autoregressor.autoregressor]
         depth = 3
     """)
     preset, small = load(str(path)), PRESETS["small"]
     scales = (Size(1, 1), Size(4, 2), Size(8, 8))
     assert preset.tokenizer.tokenizer == replace(small.tokenizer.tokenizer, scales=scales)
-    assert preset.tokenizer.train == replace(small.tokenizer.train, steps=7)
+    assert preset.tokenizer.train == replace(small.tokenizer.train, steps=1007)
     assert preset.tokenizer.optim == small.tokenizer.optim
     assert preset.autoregressor.autoregressor == replace(small.autoregressor.autoregressor, depth=3)
     path.write_text("")

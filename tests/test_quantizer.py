@@ -240,7 +240,7 @@ def test_all_convolutions_serve_in_order(num_scales: int) -> None:
 
 OPTIONS = {
     "per scale": {"codebooks": "per_scale"},
-    "branches": {"branches": 3},
+    "branches": {"branches": 2},
     "branches per scale": {"branches": 2, "codebooks": "per_scale"},
     "projection": {"codebook_projection": True},
 }

@@ -20,13 +20,14 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from mars_dist.distributed.console import console, writer
 from mars_dist.distributed.runtime import connect
+from mars_dist.errors import TrainingFailed
 from mars_dist.progress import Say
 from mars_dist.training.plan import Plan
-from mars_dist.training.run import CHECKPOINTS, KEEP
+from mars_dist.training.run import BACKEND, CHECKPOINTS, KEEP
 
 MAX_FAILURES = 3
 """How often lost workers are started again, from the newest checkpoint."""
@@ -35,7 +36,7 @@ MAX_FAILURES = 3
 def fit(plan: Plan, workers: int | None, say: Say) -> None:
     """Train on Ray, one worker a GPU, or else a CPU process. Goes on from the newest checkpoint in the plan's folder.
 
-    Raises ValueError where the plan does not fit the data or the cluster, RuntimeError where training failed.
+    Raises ValueError where the plan does not fit the data or the cluster, TrainingFailed where training failed.
     """
     connect()
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -45,6 +46,7 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=plan.to_plain(),
+        torch_config=TorchConfig(backend=BACKEND if num_gpus else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
         run_config=RunConfig(
             name=CHECKPOINTS,
@@ -57,7 +59,7 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise RuntimeError(f"training in {plan.folder} failed: {first_cause(error)}") from error
+            raise TrainingFailed(f"training in {plan.folder} failed: {first_cause(error)}") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.dataset import Columns, Rows
@@ -29,6 +29,8 @@ from mars_dist.training.run import Run
 
 NEAR = 8
 """A corrupted code is one of this many nearest ones."""
+FIGURES = (cross_entropy_per_scale, accuracy_per_scale)
+"""Of validation."""
 SHOWN = 3
 """Notes sounded in TensorBoard."""
 LABELS = ["pitch", "velocity", "family", "source", "instrument_str", "qualities"]
@@ -72,20 +74,22 @@ class AutoregressorStage:
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""
-        conditions = self.conditions_of(batch)
-        noise = lambda stream, num: keyed_uniform(self.train.seed + stream, step, batch["place"], num)  # noqa: E731
-        conditions = self.drop_conditions(conditions, noise(0, 2 + len(conditions)).to(self.run.device))
-        codes_BL, inputs_BLC = batch["codes"].to(self.run.device), None
-        settings = self.config.autoregressor
+
+        def noise(stream: int, num: int) -> Tensor:
+            return keyed_uniform(self.train.seed, step, batch["place"], num, stream).to(self.run.device)
+
+        settings, conditions, codes_BL = self.config.autoregressor, self.conditions_of(batch), batch["codes"]
+        conditions = self.drop_conditions(conditions, noise(0, 2 + len(conditions)))
         if settings.corrupt_codes > 0:
-            uniform = noise(1, 1 + 2 * codes_BL.shape[1]).to(self.run.device)
-            codes_BL, inputs_BLC = self.corrupt(batch["latents"].to(self.run.device), uniform)
+            latents_BChw = batch["latents"].to(self.run.device)
+            codes_BL, inputs_BLC = self.corrupt(latents_BChw, noise(1, 1 + 2 * codes_BL.shape[1]))
         else:
+            codes_BL = codes_BL.to(self.run.device)
             with torch.no_grad():
                 inputs_BLC = self.quantizer.next_inputs(codes_BL)
         keep_BN = keep_blocks(noise(2, settings.depth), settings.drop_path) if settings.drop_path > 0 else None
         logits_BLV = self.model(inputs_BLC, conditions, keep_BN)
-        nats_K, _ = cross_entropy_per_scale(logits_BLV, codes_BL, self.code_spans)
+        nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, self.code_spans)
         return {"cross_entropy": self.mean_over_scales(nats_K, settings.scale_weight)}
 
     def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
@@ -106,16 +110,19 @@ class AutoregressorStage:
             part = {name: values[start : start + self.train.batch_size] for name, values in batch.items()}
             codes_BL = part["codes"].to(self.run.device)
             logits_BLV = self.model(self.quantizer.next_inputs(codes_BL), self.conditions_of(part))
-            figures_2K = torch.stack(cross_entropy_per_scale(logits_BLV, codes_BL, self.code_spans))
-            sums_2K += figures_2K * len(codes_BL) / num_rows
+            figures_K = (per_scale(logits_BLV, codes_BL, self.code_spans) for per_scale in FIGURES)
+            sums_2K += torch.stack(list(figures_K)) * len(codes_BL) / num_rows
         nats_K, hits_K = sums_2K
         figures = {"cross_entropy": self.mean_over_scales(nats_K), "accuracy": self.mean_over_scales(hits_K)}
         for k, size in enumerate(self.quantizer.schedule.sizes):
             figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
         return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
 
-    def score(self, figures: dict[str, float]) -> float:
-        return figures["cross_entropy"]
+    def phase(self, step: int) -> int:
+        return 0
+
+    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        return figures["cross_entropy"] < best["cross_entropy"]
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound samples that are asked for as some held-out notes are."""
@@ -158,13 +165,14 @@ class AutoregressorStage:
         """
         rate_B1 = self.config.autoregressor.corrupt_codes * uniform_BU[:, :1]
         swap_BL, which_BL = uniform_BU[:, 1:].chunk(2, dim=1)
+        num_near = min(NEAR, self.quantizer.config.codebook_size)
         targets = []
 
         def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
             span = self.code_spans[k]
-            near_BkN = self.quantizer.nearest_several(k, self.quantizer.residual(k, f_BChw, f_hat_BChw), NEAR)
+            near_BkN = self.quantizer.nearest_several(k, self.quantizer.residual(k, f_BChw, f_hat_BChw), num_near)
             targets.append(near_BkN[..., 0])
-            other_Bk1 = (which_BL[:, span, None] * NEAR).long()
+            other_Bk1 = (which_BL[:, span, None] * num_near).long()
             return torch.where(swap_BL[:, span] < rate_B1, near_BkN.gather(-1, other_Bk1)[..., 0], near_BkN[..., 0])
 
         inputs_BLC = self.quantizer.inputs_along(choose, len(f_BChw))
@@ -179,7 +187,7 @@ class AutoregressorStage:
 
 def keep_blocks(uniform_BN: Tensor, drop_path: float) -> Tensor:
     """(B, N): 0 where a row skips a block, else 1 / its chance to be kept; the chance to skip grows with the block."""
-    chance_N = torch.linspace(0, drop_path, uniform_BN.shape[1])
+    chance_N = torch.linspace(0, drop_path, uniform_BN.shape[1], device=uniform_BN.device)
     return (uniform_BN >= chance_N) / (1 - chance_N)
 
 

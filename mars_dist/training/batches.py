@@ -108,7 +108,8 @@ def share_of(batch_size: int, world_size: int) -> int:
     return batch_size // world_size
 
 
-def keyed_uniform(seed: int, step: int, places: torch.Tensor, num: int) -> torch.Tensor:
-    """(B, num) uniform noise in [0, 1) that depends on (seed, step, place in the global batch) alone."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, (step << 24) + int(place)])) for place in places]
+def keyed_uniform(seed: int, step: int, places: torch.Tensor, num: int, stream: int = 0) -> torch.Tensor:
+    """(B, num) uniform noise in [0, 1) that depends on (seed, stream, step, place in the global batch) alone."""
+    keys = [[seed, (stream << 60) + (step << 24) + int(place)] for place in places]
+    rows = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
     return torch.from_numpy(np.stack([row.random(num, dtype=np.float32) for row in rows]))

@@ -33,6 +33,8 @@ class Position:
     """The validation figures of the best weights so far."""
     num_worse: int = 0
     """Validations since then."""
+    phase: int = 0
+    """The phase of training that they are of."""
 
     def ended(self, config: TrainConfig) -> bool:
         """Whether all steps are done, or early stopping has lost patience."""

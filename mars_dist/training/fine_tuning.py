@@ -1,7 +1,7 @@
 """Starting from the weights of a trained model instead of random ones (`--init-from`)."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -9,24 +9,44 @@ from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
-from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
-from mars_dist.model import CONFIG, TOKENIZER, WEIGHTS, read_config
+from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig
+from mars_dist.model import TOKENIZER, WEIGHTS, read_config
 from mars_dist.serialize import first_difference, from_plain, to_plain
 from mars_dist.tokenizer import Tokenizer
 
 INSTRUMENTS = "conditions.instrument.weight"
+SHAPE = (
+    "width",
+    "depth",
+    "head_width",
+    "positions",
+    "modulation",
+    "condition_on_instrument",
+    "condition_on_qualities",
+)
+"""The settings of an autoregressor that decide its weights; the others may be other ones in fine-tuning."""
 
 
-def require_same_model(folder: Path, config: TokenizerRunConfig | AutoregressorRunConfig) -> None:
-    """Raises ValueError where the folder's model is of another kind or shape than the one to be trained."""
-    parts = ("spectrogram", "tokenizer") if isinstance(config, TokenizerRunConfig) else ("autoregressor",)
-    kind = parts[-1]
-    before = read_config(folder, kind)["run"]
-    now: dict[str, Any] = to_plain(config)
-    for part in parts:
-        difference = first_difference(before[part], now[part], part)
-        if difference:
-            raise ValueError(f"--init-from {folder}: its model has {difference}: use its settings, or leave it out")
+def require_same_tokenizer(folder: Path, config: TokenizerRunConfig) -> None:
+    """Raises ValueError where the folder holds no tokenizer of the same shape as the one to be trained."""
+    before = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+    require_same(folder, before.spectrogram, config.spectrogram, "spectrogram")
+    require_same(folder, before.tokenizer, config.tokenizer, "tokenizer")
+
+
+def require_same_autoregressor(folder: Path, config: AutoregressorRunConfig, tokenizer: Path) -> None:
+    """Raises ValueError where the folder holds no autoregressor of the same shape, for codes of the same shape."""
+    before = from_plain(AutoregressorRunConfig, read_config(folder, "autoregressor")["run"])
+    shape = {name: getattr(config.autoregressor, name) for name in SHAPE}
+    require_same(folder, before.autoregressor, replace(before.autoregressor, **shape), "autoregressor")
+    its, used = (read_config(path, "tokenizer")["run"]["tokenizer"] for path in (folder / TOKENIZER, tokenizer))
+    require_same(folder, from_plain(TokenizerConfig, its), from_plain(TokenizerConfig, used), "tokenizer")
+
+
+def require_same(folder: Path, before: object, now: object, section: str) -> None:
+    difference = first_difference(to_plain(before), to_plain(now), section)
+    if difference:
+        raise ValueError(f"--init-from {folder}: its model has {difference}: use its settings, or leave it out")
 
 
 def start_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -35,25 +55,13 @@ def start_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def start_autoregressor(autoregressor: Autoregressor, vocabulary: Vocabulary, folder: Path) -> None:
-    """Give an autoregressor the averaged weights of a folder's; instruments are matched by name, new ones are new.
-
-    Raises ValueError where the tokenizers' codes or the conditions differ in number.
-    """
-    weights = load_file(folder / WEIGHTS)
-    own = autoregressor.state_dict()
-    if INSTRUMENTS in own and INSTRUMENTS in weights:
+    """Give an autoregressor the averaged weights of a folder's; instruments are matched by name, new ones are new."""
+    weights, own = load_file(folder / WEIGHTS), autoregressor.state_dict()
+    if INSTRUMENTS in own:
         before = from_plain(Vocabulary, read_config(folder, "autoregressor")["vocabulary"])
-        weights[INSTRUMENTS] = matched(
-            own[INSTRUMENTS], vocabulary.instruments, weights[INSTRUMENTS], before.instruments
-        )
-    for name, tensor in own.items():
-        if name not in weights or weights[name].shape != tensor.shape:
-            found = tuple(weights[name].shape) if name in weights else "nothing"
-            raise ValueError(
-                f"--init-from {folder}: has {found} for {name}, wanted is {tuple(tensor.shape)}: "
-                f"its tokenizer ({folder / TOKENIZER / CONFIG}) and conditions must have the shape of those in use"
-            )
-    autoregressor.load_state_dict({name: weights[name] for name in own})
+        tables = (own[INSTRUMENTS], vocabulary.instruments, weights[INSTRUMENTS], before.instruments)
+        weights[INSTRUMENTS] = matched(*tables)
+    autoregressor.load_state_dict(weights)
 
 
 def matched(own_ND: Tensor, own_names: tuple[str, ...], other_ND: Tensor, other_names: tuple[str, ...]) -> Tensor:

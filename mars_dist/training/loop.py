@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mars_dist.config import OptimConfig, TrainConfig
+from mars_dist.errors import TrainingFailed
 from mars_dist.training import checkpoint, sharding
 from mars_dist.training.batches import Batch, Timed
 from mars_dist.training.checkpoint import Position
@@ -47,15 +48,18 @@ class Stage(Protocol):
     def validate(self) -> dict[str, float]:
         """Figures on held-out rows; every worker calls it and gets the same."""
 
-    def score(self, figures: dict[str, float]) -> float:
-        """What decides which weights are the best: lower is better."""
+    def phase(self, step: int) -> int:
+        """Which phase of training it is: figures of one phase do not compare with those of another."""
+
+    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        """Whether the weights that were just measured are worth more than the best so far in this phase."""
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the model's folder, and show a few notes (rank 0 only)."""
 
 
 def train(stage: Stage, run: Run) -> Position:
-    """Train to the last step, from the newest checkpoint if there is one. Raises FloatingPointError on a bad loss."""
+    """Train to the last step, from the newest checkpoint if there is one. Raises TrainingFailed on a bad loss."""
     config = stage.train
     model = sharding.shard(stage.model, config.precision)
     optimizer = make_optimizer(model, stage.optim)
@@ -94,7 +98,9 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
     norm = sharding.whole(nn.utils.clip_grad_norm_(stage.model.parameters(), stage.optim.clip)).item()
     if not math.isfinite(norm):  # the norm is over all workers: all stop here, before the weights are touched
         bad = {name: term.item() for name, term in terms.items()}
-        raise FloatingPointError(f"{stage.name}: gradient norm {norm} at step {step}, terms on this worker: {bad}")
+        raise TrainingFailed(
+            f"{stage.name}: gradient norm {norm} at step {step}, terms on this worker: {bad}: try a lower --optim.lr"
+        )
     optimizer.step()
     optimizer.zero_grad()
     return {"loss": loss.item()} | {f"loss/{name}": term.item() for name, term in terms.items()} | {"norm": norm}
@@ -106,8 +112,10 @@ def validate(stage: Stage, average: MovingAverage, position: Position, journal: 
     with average.swapped_in(), torch.no_grad():
         figures = stage.validate()
         journal.validation(position.step, figures)
+        if stage.phase(position.step) != position.phase:
+            position.best, position.num_worse, position.phase = {}, 0, stage.phase(position.step)
         position.num_worse += 1
-        if not position.best or stage.score(figures) < stage.score(position.best):
+        if not position.best or stage.better(figures, position.best):
             position.best, position.num_worse = figures, 0
             weights = sharding.full_state_dict(stage.model)
             if run.rank == 0:

@@ -9,7 +9,7 @@ from mars_dist.memory import keep_freed_memory
 from mars_dist.serialize import first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
-from mars_dist.training.fine_tuning import require_same_model
+from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
 from mars_dist.training.loop import Stage, train
 from mars_dist.training.run import CHECKPOINTS, Run
 from mars_dist.training.tokenizer_stage import TokenizerStage
@@ -34,10 +34,12 @@ class Plan:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
         if isinstance(self.config, TokenizerRunConfig):
             require_pictures_fit(self.config, self.data, workers)
+            if self.init_from:
+                require_same_tokenizer(Path(self.init_from), self.config)
         else:
             require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
-        if self.init_from:
-            require_same_model(Path(self.init_from), self.config)
+            if self.init_from:
+                require_same_autoregressor(Path(self.init_from), self.config, self.tokenizer_folder)
         self.require_same_run()
 
     def stage(self, run: Run) -> Stage:
@@ -61,7 +63,7 @@ class Plan:
     def finished(self) -> bool:
         """Whether this very run came to its end."""
         marker = self.folder / CHECKPOINTS / FINISHED
-        return marker.exists() and read_json(marker) == self.to_plain()
+        return marker.exists() and Plan.from_plain(read_json(marker)) == self
 
     def mark_finished(self) -> None:
         write_json(self.folder / CHECKPOINTS / FINISHED, self.to_plain())
@@ -74,7 +76,7 @@ class Plan:
                 write_json(path, plain)
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be written ({error.strerror}): choose another --out") from None
-        difference = first_difference(read_json(path), plain)
+        difference = first_difference(Plan.from_plain(read_json(path)).to_plain(), plain)
         if difference:
             raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
 
@@ -91,4 +93,4 @@ class Plan:
     def from_plain(cls, plain: dict[str, Any]) -> "Plan":
         kind: type[Any] = AutoregressorRunConfig if plain["tokenizer"] else TokenizerRunConfig
         config = from_plain(kind, plain["config"])
-        return cls(config, plain["data"], Path(plain["folder"]), plain["tokenizer"], plain["init_from"])
+        return cls(config, plain["data"], Path(plain["folder"]), plain["tokenizer"], plain.get("init_from"))

@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 CHECKPOINTS = "training"
 KEEP = 2
+BACKEND = "cpu:gloo,cuda:nccl"
+"""Of workers with a GPU: figures to log are summed on the CPU."""
 
 
 class Run(Protocol):
@@ -38,7 +40,7 @@ class LocalRun:
     def __init__(self, folder: Path) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not dist.is_initialized():
-            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            backend = BACKEND if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.folder = folder

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mars_dist.cmx import demultiplex
-from mars_dist.config import TokenizerRunConfig
+from mars_dist.config import FEWEST_SCALES, TokenizerRunConfig
 from mars_dist.dataset import Columns, Rows, require_same
 from mars_dist.losses import reconstruction_loss
 from mars_dist.metrics.codebook import advice, count_codes, usage
@@ -31,8 +31,6 @@ from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
 
-DEAD_SHARE = 0.03
-"""A code that is looked up less often than this share of the mean is dead."""
 SHOWN = 3
 """Notes shown in TensorBoard."""
 
@@ -72,7 +70,7 @@ class TokenizerStage:
         self.hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)
         y_B1FN, x_B1FN = (demultiplex(picture, self.config.spectrogram.cmx) for picture in (y_BCHW.float(), x_BCHW))
         terms = reconstruction_loss(y_B1FN, x_B1FN, self.config.loss, self.config.spectrogram)
-        if self.adversary and step >= self.config.adversary.start * self.train.steps:
+        if self.adversary and self.adversary_takes_part(step):
             terms |= self.adversary.terms(y_B1FN, x_B1FN, torch.stack(list(terms.values())).sum())
         return terms | {"quantizer": quantized.loss * float(self.born)}
 
@@ -81,9 +79,8 @@ class TokenizerStage:
         if self.settings.dropout == 0:
             return None
         num_scales = len(self.config.tokenizer.scales)
-        fewest = min(3, num_scales)
         drops_B, which_B = keyed_uniform(self.train.seed, step, places_B, 2).T
-        drawn_B = fewest + (which_B * (num_scales - fewest + 1)).long()
+        drawn_B = FEWEST_SCALES + (which_B * (num_scales - FEWEST_SCALES + 1)).long()
         return torch.where(drops_B < self.settings.dropout, drawn_B, num_scales).to(self.run.device)
 
     def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
@@ -94,9 +91,8 @@ class TokenizerStage:
             self.restart(torch.ones_like(self.hits_by_codebook(), dtype=torch.bool), step, optimizer, average)
         elif due and step < self.settings.restart_until * self.train.steps:
             hits_NV = self.hits_by_codebook()
-            dead_NV = hits_NV < DEAD_SHARE * hits_NV.mean(1, keepdim=True)
-            self.num_restarted += int(dead_NV.sum())
-            self.restart(dead_NV, step, optimizer, average)
+            dead_NV = hits_NV < self.settings.dead_share * hits_NV.mean(1, keepdim=True)
+            self.num_restarted += self.restart(dead_NV, step, optimizer, average)
         figures = {"restarts": float(self.num_restarted)}
         return figures | (self.adversary.learn(optimizer.param_groups[0]["lr"]) if self.adversary else {})
 
@@ -107,8 +103,11 @@ class TokenizerStage:
             hits_KW = hits_KW.sum(0, keepdim=True)
         return hits_KW.view(-1, self.config.tokenizer.codebook_size)
 
-    def restart(self, dead_NV: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> None:
-        """Draw codes from what this step's global batch looked up, in its order, whatever the number of workers."""
+    def restart(self, dead_NV: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> int:
+        """Draw codes from what this step's global batch looked up, in its order, whatever the number of workers.
+
+        Returns how many: of the dead ones no more than were vectors looked up.
+        """
         residuals_BLc = sharding.gather(self.residuals_BLc)
         generator = torch.Generator().manual_seed((self.train.seed * 1_000_003 + step) % 2**32)
         rows, values = [], []
@@ -117,21 +116,25 @@ class TokenizerStage:
             span = self.config.tokenizer.code_spans[scale] if self.config.tokenizer.num_codebooks > 1 else slice(None)
             looked_up_Mc = residuals_BLc[:, span][:, branch :: self.config.tokenizer.branches].flatten(0, 1)
             dead = dead_V.nonzero()[:, 0]
-            drawn = torch.randperm(len(looked_up_Mc), generator=generator)[: len(dead)].to(looked_up_Mc.device)
-            rows.append(book * len(dead_V) + dead[: len(drawn)])
-            values.append(looked_up_Mc[drawn])
+            num = min(len(dead), len(looked_up_Mc))
+            drawn, which = (torch.randperm(len(x), generator=generator)[:num] for x in (looked_up_Mc, dead))
+            rows.append(book * len(dead_V) + dead[which.to(dead.device)])
+            values.append(looked_up_Mc[drawn.to(dead.device)])
         self.write_codes(torch.cat(rows), torch.cat(values), optimizer, average)
         self.hits_KW = self.no_hits()
+        return sum(map(len, rows))
 
     def write_codes(self, rows_R: Tensor, values_Rc: Tensor, optimizer: Optimizer, average: MovingAverage) -> None:
         """Write rows of the codebook, trained and averaged, and forget what the optimizer knew of them."""
-        quantizer = self.model.quantizer
-        if quantizer.projection is not None:  # the vectors that it maps to these values
-            values_Rc = values_Rc @ torch.linalg.pinv(sharding.whole(quantizer.projection.weight.detach())).T
-        sharding.write_rows(quantizer.codebook_Rc, rows_R, values_Rc)
-        sharding.write_rows(average.averages["quantizer.codebook_Rc"], rows_R, values_Rc)
+        codebook, projection = "quantizer.codebook_Rc", "quantizer.projection.weight"
+        for parameters in (average.parameters, average.averages):
+            written_Rc = values_Rc
+            if projection in parameters:  # the vectors that it maps to these values
+                inverse_cc = torch.linalg.pinv(sharding.whole(parameters[projection].detach()), rtol=1e-3)
+                written_Rc = values_Rc @ inverse_cc.T
+            sharding.write_rows(parameters[codebook], rows_R, written_Rc)
         for moment in ("exp_avg", "exp_avg_sq"):
-            sharding.write_rows(optimizer.state[quantizer.codebook_Rc][moment], rows_R, 0.0)
+            sharding.write_rows(optimizer.state[average.parameters[codebook]][moment], rows_R, 0.0)
 
     def memory(self) -> dict[str, Tensor]:
         """How often each code was looked up since the last restart, how many were restarted, and the adversary."""
@@ -162,8 +165,16 @@ class TokenizerStage:
         figures |= {"usage": health["usage_all"], "perplexity": health["perplexity_all"]}
         return figures | {f"codebook/{name}": value for name, value in health.items()}
 
-    def score(self, figures: dict[str, float]) -> float:
-        return figures["mse"]
+    def phase(self, step: int) -> int:
+        """Latents alone, codes, codes with an adversary."""
+        return (step >= self.settings.start_step) + self.adversary_takes_part(step)
+
+    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        """An adversary gives up squared error for sharpness: with one the newest weights are the best."""
+        return self.adversary is not None or figures["mse"] < best["mse"]
+
+    def adversary_takes_part(self, step: int) -> bool:
+        return self.adversary is not None and step >= self.config.adversary.start * self.train.steps
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound a few held-out notes with and without the tokenizer."""

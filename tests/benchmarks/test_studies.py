@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mars_dist import pictures
-from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerConfig, TokenizerRunConfig
 from mars_dist.dataset import DatasetInfo, Folder, Rows, Shard
+from mars_dist.model import save_tokenizer
 from mars_dist.nsynth import read_source
 from mars_dist.presets import TINY, Preset
 from mars_dist.scales import Size
@@ -95,3 +96,13 @@ def test_cutting_keeps_the_low_bins(short_notes: Path, tmp_path: Path, monkeypat
         cut, before = rows.read(["picture", "pitch"]), Rows(str(whole), split).read(["picture", "pitch"])
         assert np.array_equal(cut["picture"], before["picture"][:, :, :32])
         assert np.array_equal(cut["pitch"], before["pitch"])
+    settings = TokenizerConfig(
+        patch=Size(8, 4), scales=(one, Size(2, 2)), width=16, head_width=8, depth=1, code_width=4
+    )
+    run = TokenizerRunConfig(spectrogram=low, tokenizer=settings)
+    save_tokenizer(tmp_path / "tokenizer", Tokenizer(settings, low).state_dict(), run, {})
+    trial = import_module("trial")
+    measured = trial.reconstruct(
+        trial.Trial("cut", tmp_path, str(tmp_path / "cut"), run, whole=str(whole)), np.arange(4)
+    )
+    assert measured["mse"]["reconstruction"].shape == (4,) and not measured["mse"]["real"].any()

@@ -12,11 +12,18 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from mars_dist.config import AdversaryConfig, AutoregressorRunConfig, TokenizerRunConfig
+from mars_dist.scales import Size
 from mars_dist.serialize import write_json
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
-EVERY_CODEBOOK = {"stem": 1, "codebooks": "per_scale", "branches": 2, "codebook_projection": True}
+EVERY_CODEBOOK = {
+    "scales": (Size(1, 1), Size(2, 1), Size(2, 2), Size(4, 2)),
+    "stem": 1,
+    "codebooks": "per_scale",
+    "branches": 2,
+    "codebook_projection": True,
+}
 WORKER = Path(__file__).with_name("worker.py")
 RunWorkers = Callable[..., list[int]]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
 from mars_dist.model import Mars
-from mars_dist.training.fine_tuning import matched, start_autoregressor
+from mars_dist.training.fine_tuning import matched, require_same_autoregressor, start_autoregressor
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun
@@ -80,14 +80,16 @@ def test_other_data_have_other_instruments(trained_autoregressor: Plan) -> None:
     assert torch.equal(model.head.weight, weights["head.weight"])
 
 
-def test_codes_of_another_number_are_refused(trained_autoregressor: Plan) -> None:
+def test_codes_of_another_shape_are_refused(trained_autoregressor: Plan, tokenizer_with_options: Plan) -> None:
     config = trained_autoregressor.config
     assert isinstance(config, AutoregressorRunConfig)
-    mars = Mars.from_pretrained(trained_autoregressor.folder)
-    more = replace(mars.tokenizer.config, codebook_size=33)
-    model = Autoregressor(config.autoregressor, more, mars.vocabulary.cardinalities)
-    with pytest.raises(ValueError, match=r"has \(32, 32\) for head.weight, wanted is \(33, 32\)"):
-        start_autoregressor(model, mars.vocabulary, trained_autoregressor.folder)
+    with pytest.raises(ValueError, match=r"its model has tokenizer.scales = .*, not "):
+        require_same_autoregressor(trained_autoregressor.folder, config, tokenizer_with_options.folder)
+
+
+def test_what_is_no_shape_may_change(trained_autoregressor: Plan, tmp_path: Path) -> None:
+    plan = replace(trained_autoregressor, folder=tmp_path, init_from=str(trained_autoregressor.folder))
+    changed(plan, "autoregressor", drop_path=0.5, corrupt_codes=0.0, drop_each_condition=0.3).check(1)
 
 
 def test_another_shape_is_refused(trained: Plan, tmp_path: Path) -> None:
@@ -105,13 +107,22 @@ def test_a_folder_of_the_other_kind_is_refused(trained_tokenizer: Plan, trained_
 
 
 def test_training_ends_when_patience_does(trained_tokenizer: Plan, train_here: Train, tmp_path: Path) -> None:
-    """Without learning no validation is better than the first; what was saved last knows that it is the end."""
+    """Without learning no validation is better than the first with a codebook, that of step 4."""
     plan = changed(replace(trained_tokenizer, folder=tmp_path), "optim", lr=1e-12)
-    plan = changed(changed(plan, "codebook", start_step=100), "train", validate_every=2, patience=3, steps=40)
-    plan = changed(plan, "optim", ema=0.0)
-    train_here(plan)
-    ended = read_metrics(plan.folder, "train")[-1]["step"]
-    assert 8 <= ended < 40
-    assert [path.name for path in (tmp_path / "training").glob("step_*")][-1:] == [f"step_{int(ended):08d}"]
-    train_here(plan)
-    assert read_metrics(plan.folder, "train")[-1]["step"] == ended
+    plan = changed(changed(plan, "codebook", restart_every=0), "train", validate_every=2, patience=3, steps=40)
+    for _ in range(2):  # what was saved last knows that it is the end
+        train_here(plan)
+        assert read_metrics(plan.folder, "train")[-1]["step"] == 10
+    assert sorted(path.name for path in (tmp_path / "training").glob("step_*")) == ["step_00000010"]
+
+
+def test_phases_of_training_do_not_compare(tokenizer_with_options: Plan, tmp_path: Path) -> None:
+    """The codebook is born at step 4; with an adversary, which takes part from the start, newer is better."""
+    config = tokenizer_with_options.config
+    assert isinstance(config, TokenizerRunConfig)
+    plans = (tokenizer_with_options, changed(tokenizer_with_options, "adversary", start=0.5))
+    stages = [replace(plan, folder=tmp_path).stage(LocalRun(tmp_path)) for plan in plans]
+    assert [[stage.phase(step) for step in (0, 3, 4, 9, 10)] for stage in stages] == [[1, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
+    assert stages[0].better({"mse": 2.0}, {"mse": 1.0})
+    plain = replace(changed(plans[0], "adversary", weight=0.0), folder=tmp_path).stage(LocalRun(tmp_path))
+    assert plain.better({"mse": 1.0}, {"mse": 2.0}) and not plain.better({"mse": 2.0}, {"mse": 2.0})
