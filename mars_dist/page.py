@@ -92,7 +92,7 @@ def ladders(evaluation: Evaluation, sample_rate: int) -> list[report.Ladder]:
 
 def rows(evaluation: Evaluation) -> list[report.Row]:
     return [
-        report.Row(f"{heading} ({evaluation.split})", unit, formula, evaluation.measures[metric])
+        report.Row(heading, evaluation.split, unit, formula, evaluation.measures[metric])
         for metric, (heading, unit, formula) in MEASURES.items()
     ]
 

@@ -65,6 +65,7 @@ class Row:
     """A measure: one cell a line, None where the line has no such number."""
 
     metric: str
+    split: str
     unit: str
     """The unit and which way is better, such as "dB, lower is better"."""
     formula: str
@@ -303,13 +304,14 @@ def _measures(report: Report) -> str:
     heard = {rung.line for ladder in report.ladders for rung in ladder.rungs}
     heads = "".join(f'<th scope="col">{_heading(report, line)}</th>' for line in used)
     body = "".join(
-        f'<tr><th scope="row">{escape(row.metric)}<small>{escape(row.unit)}</small></th>'
+        f'<tr><th scope="row">{escape(row.metric)} ({escape(row.split)})<small>{escape(row.unit)}</small></th>'
         + "".join(_cell(row.cells.get(line)) for line in used)
         + "</tr>"
         for row in report.table
     )
     formulas = "".join(
-        f"<div><dt>{escape(row.metric)}</dt><dd>{escape(row.formula)}</dd></div>" for row in report.table
+        f"<div><dt>{escape(metric)}</dt><dd>{escape(formula)}</dd></div>"
+        for metric, formula in {row.metric: row.formula for row in report.table}.items()
     )
     return (
         "<p>Every line is measured in the same way, so that a number can be read against its neighbours: "

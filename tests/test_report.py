@@ -66,11 +66,14 @@ def full() -> Report:
         table=[
             Row(
                 "MSE",
+                "valid",
                 "lower is better",
                 "mean of (a - b)^2",
                 {"real": None, "sample": Estimate(0.01234, 57, (0.011, 0.0139))},
             ),
-            Row("Accuracy", "higher is better", "share of notes", {"sample": Estimate(0.875, 58, (0.81, 0.93))}),
+            Row(
+                "Accuracy", "valid", "higher is better", "share of notes", {"sample": Estimate(0.875, 58, (0.81, 0.93))}
+            ),
         ],
         curves=[
             Curve("Loss", "step", {"train": ([0, 10, 20], [3.0, 0.5, 0.05]), "valid": ([0, 20], [3.0, float("nan")])})
@@ -153,7 +156,7 @@ def test_every_line_is_explained_once(full: Report) -> None:
 
 
 def test_a_line_of_the_callers_own_goes_by_its_name() -> None:
-    row = Row("MSE", "", "", {"sample of run b": Estimate(1.0, 2, (1.0, 1.0))})
+    row = Row("MSE", "", "", "", {"sample of run b": Estimate(1.0, 2, (1.0, 1.0))})
     assert '<th scope="col">sample of run b</th>' in render(Report("t", [], RATE, table=[row]))
 
 
@@ -164,7 +167,7 @@ def test_all_text_is_escaped() -> None:
         sample_rate=RATE,
         notice=NASTY,
         ladders=[Ladder(NASTY, {NASTY: NASTY}, [Rung(NASTY, np.zeros(100), np.zeros((64, 16)), NASTY)])],
-        table=[Row(NASTY, NASTY, NASTY, {NASTY: None})],
+        table=[Row(NASTY, NASTY, NASTY, NASTY, {NASTY: None})],
         curves=[Curve(NASTY, NASTY, {NASTY: ([0, 1], [1.0, 2.0])})],
         codebook=[ScaleUse(NASTY, 0.5, 2.0)],
         settings={NASTY: NASTY},
@@ -214,3 +217,10 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(full: Report, tmp_path: P
     with pytest.raises(ValueError):
         write(broken, path)
     assert path.read_text() == "old"
+
+
+def test_a_measure_of_two_splits_is_explained_once() -> None:
+    cells = {"real": Estimate(1.0, 2, (1.0, 1.0))}
+    table = [Row("MSE", split, "", "squared", cells) for split in ("valid", "test")]
+    text = render(Report("t", [], RATE, table=table))
+    assert text.count("squared") == 1 and "MSE (valid)" in text and "MSE (test)" in text
