@@ -353,6 +353,25 @@ def test_a_sample_sounds_by_the_phase_that_is_asked_for(
     assert all(phase in refusal for phase in get_args(Phase))
 
 
+def test_fine_tuning_of_another_shape_is_refused(
+    refused: Callable[..., str], trained_tokenizer: Plan, trained_autoregressor: Plan, tmp_path: Path
+) -> None:
+    """Before anything is trained."""
+    short = ("--spectrogram.num-samples", 2000, "--spectrogram.n-fft", 128, "--spectrogram.cmx", "4x4")
+    patch = ("--tokenizer.patch", "4x2", "--tokenizer.scales", "1x1", "4x2")
+    options = ("--data", trained_tokenizer.data, "--out", tmp_path / "run", "--workers", 0, *short, *patch)
+    train = ("train-tokenizer", "debug", *options, "--init-from")
+    assert refused(*train, tmp_path / "none").startswith(f"{tmp_path}/none: holds no trained tokenizer")
+    line = refused(*train, trained_tokenizer.folder)
+    assert line.startswith(
+        f"--init-from {trained_tokenizer.folder}: its model has tokenizer.scales = ['1x1', '2x1', '4x2']"
+    )
+    options = ("--data", trained_autoregressor.data, "--tokenizer", trained_autoregressor.tokenizer, "--workers", 0)
+    line = refused("train-ar", "debug", *options, "--out", tmp_path / "ar", "--init-from", trained_autoregressor.folder)
+    assert line.endswith("its model has autoregressor.width = 32, not 64: use its settings, or leave it out")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "ar").exists()
+
+
 def test_a_finished_training_is_left_alone(mars: MarsCommand, trained_tokenizer: Plan, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--data", trained_tokenizer.data, "--out", run, "--workers", 0, "--train.steps", 5)
