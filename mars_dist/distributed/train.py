@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket, socketpair
 from typing import Any
 
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -64,17 +66,37 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
 
 @contextmanager
 def stopped_by_ctrl_c() -> Iterator[None]:
-    """KeyboardInterrupt on Ctrl-C, where Ray's own handler, which aborts the workers, would exit without a word.
+    """KeyboardInterrupt on Ctrl-C, where Ray's own handler, which aborts the controller, would exit without a word.
 
-    Ray leaves that handler behind, so the one before is put back.
+    Where the loss of the controller is noticed before that handler exits, only the signal tells that it was wanted. Ray
+    leaves the handler behind, so the one before is put back.
     """
     before = signal.getsignal(signal.SIGINT)
+    signals, writer_end = socketpair()
+    writer_end.setblocking(False)
+    signals.setblocking(False)
+    wakeup_before = signal.set_wakeup_fd(writer_end.fileno(), warn_on_full_buffer=False)
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
+    except RayActorError as error:
+        if pressed(signals):
+            raise KeyboardInterrupt from None
+        raise TrainingFailed("Ray's controller of the training was lost: the same command goes on") from error
     finally:
+        signal.set_wakeup_fd(wakeup_before)
         signal.signal(signal.SIGINT, before)
+        signals.close()
+        writer_end.close()
+
+
+def pressed(signals: socket) -> bool:
+    """Whether Ctrl-C is among the signals that arrived."""
+    try:
+        return signal.SIGINT in signals.recv(1024)
+    except BlockingIOError:
+        return False
 
 
 def require_resources(workers: int, num_gpus: int) -> None:
