@@ -8,18 +8,19 @@ normalised latents, silence as 0, one AdaLN projection for all blocks, our grids
 same small search over its learning rates, by its samples' pitch accuracy with one seed; the best runs with three more.
 """
 
-from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from trial import Figures, Trial, machine, run_all, so_long, table
+from trial import Figures, Trial, compare, heading, options_of, run_all, slug, so_long, table
 
 from mars_dist.config import ReconstructionLossConfig
 from mars_dist.presets import TINY, Preset
 
 RATES = (0.5, 1.0, 2.0)
 """Times the preset's, both stages alike."""
-SEARCH_SEED, SEEDS = 0, (1, 2, 3)
+SEARCH_SEED = 0
 COLUMNS = (
     "pitch_accuracy_reconstruction",
     "log_spectral_distance_reconstruction",
@@ -42,31 +43,29 @@ def plain_var(preset: Preset) -> Preset:
     )
 
 
+SIDES = {"ours": TINY, "plain VAR": plain_var(TINY)}
+
+
+def trial(data: Path, out: Path, steps: Sequence[int], rate: float, side: str, seed: int) -> Trial:
+    tokenizer = so_long(SIDES[side].tokenizer, steps[0], seed, rate)
+    autoregressor = so_long(SIDES[side].autoregressor, steps[1], seed, rate)
+    settings = replace(autoregressor.autoregressor, condition_on_instrument=True)
+    name = f"{side}, rate x {rate:g}, seed {seed}"
+    return Trial(name, out / slug(name), str(data), tokenizer, replace(autoregressor, autoregressor=settings))
+
+
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="folder that mars preprocess tiny wrote")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, nargs=2, default=(700, 1200), help="of tokenizer and autoregressor")
-    options = parser.parse_args()
-    sides = {"ours": TINY, "plain VAR": plain_var(TINY)}
-
-    def trial(side: str, rate: float, seed: int) -> Trial:
-        preset = so_long(sides[side], options.steps, seed, rate)
-        instruments = replace(preset.autoregressor.autoregressor, condition_on_instrument=True)
-        name = f"{side}, rate x {rate:g}, seed {seed}"
-        folder = options.out.absolute() / name.replace(", ", "_").replace(" ", "-")
-        autoregressor = replace(preset.autoregressor, autoregressor=instruments)
-        return Trial(name, folder, str(Path(options.data).absolute()), preset.tokenizer, autoregressor)
-
-    search = run_all(trial(side, rate, SEARCH_SEED) for side in sides for rate in RATES)
-    best = {side: max(RATES, key=lambda rate: score(search[trial(side, rate, SEARCH_SEED).name])) for side in sides}
-    found = run_all(trial(side, best[side], seed) for side in sides for seed in SEEDS)
-    print(f"{machine()}\n{options.steps[0]} and {options.steps[1]} steps, tiny\n")
+    options = options_of(__doc__, "data", "folder that mars preprocess tiny wrote", [700, 1200], seeds=[1, 2, 3])
+    at = partial(trial, options.data, options.out, options.steps)
+    search = run_all(at(rate, side, SEARCH_SEED) for side in SIDES for rate in RATES)
+    best = {side: max(RATES, key=lambda rate: score(search[at(rate, side, SEARCH_SEED).name])) for side in SIDES}
+    print(heading(options.steps))
     print("Search over the learning rates, one seed:\n")
     print(table([(name, [figures]) for name, figures in search.items()], COLUMNS))
-    print("\nThree seeds at each side's best (mean, half the range):\n")
-    rows = [(side, [found[trial(side, best[side], seed).name] for seed in SEEDS]) for side in sides]
-    print(table(rows, ("pitch_accuracy_real", *COLUMNS)))
+    print("\nEach side's best with other seeds (mean, half the range):\n")
+    print(
+        compare(SIDES, options.seeds, lambda side, seed: at(best[side], side, seed), ("pitch_accuracy_real", *COLUMNS))
+    )
 
 
 def score(figures: Figures) -> float:

@@ -3,12 +3,12 @@
 python benchmarks/autoregressor_options.py --run quickstart --out studies/autoregressor
 """
 
-from argparse import ArgumentParser
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trial import Trial, machine, run_all, so_long, table
+from trial import Trial, compare, heading, options_of, slug, so_long
 
 from mars_dist.presets import TINY
 
@@ -31,28 +31,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--run", required=True, type=Path, help="folder of make quickstart: its pictures, tokenizer, codes"
+def trial(quickstart: Path, out: Path, steps: int, option: str, seed: int) -> Trial:
+    run, name = so_long(TINY.autoregressor, steps, seed), f"{option}, seed {seed}"
+    settings = replace(run.autoregressor, condition_on_instrument=True, **OPTIONS[option])
+    pictures, tokenizer, codes = (str(quickstart / folder) for folder in ("pictures", "tokenizer", "codes"))
+    return Trial(
+        name,
+        out / slug(name),
+        pictures,
+        autoregressor=replace(run, autoregressor=settings),
+        trained=(tokenizer, codes),
+        num_notes=544,
     )
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    options = parser.parse_args()
-    pictures, tokenizer, codes = (str(options.run.absolute() / name) for name in ("pictures", "tokenizer", "codes"))
 
-    def trial(name: str, seed: int) -> Trial:
-        run = so_long(TINY, (1, options.steps), seed).autoregressor
-        settings = replace(run.autoregressor, condition_on_instrument=True, **OPTIONS[name])
-        folder = options.out.absolute() / f"{name}_{seed}".replace(" ", "-")
-        run = replace(run, autoregressor=settings)
-        return Trial(f"{name}, seed {seed}", folder, pictures, None, run, trained=(tokenizer, codes), num_notes=544)
 
-    found = run_all(trial(name, seed) for seed in options.seeds for name in OPTIONS)
-    print(f"{machine()}\n{options.steps} steps, tiny\n")
-    rows = [(name, [found[trial(name, seed).name] for seed in options.seeds]) for name in OPTIONS]
-    print(table(rows, COLUMNS))
+def main() -> None:
+    options = options_of(__doc__, "run", "folder of make quickstart: its pictures, tokenizer and codes", [1200])
+    print(heading(options.steps))
+    print(compare(OPTIONS, options.seeds, partial(trial, options.run, options.out, *options.steps), COLUMNS))
 
 
 if __name__ == "__main__":

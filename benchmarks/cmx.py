@@ -6,12 +6,12 @@ The patch is 16 x 16 cells of the multiplexed picture, so CMX decides how many t
 widths and steps are the same for all. Cutting keeps the lower half of the bins: as many tokens as CMX 2x1.
 """
 
-from argparse import ArgumentParser
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from trial import Figures, Trial, machine, run_all, so_long, table
+from trial import Trial, compare, heading, options_of, slug, so_long, spectrogram_of
 
 from mars_dist.codes import LABELS
 from mars_dist.config import SpectrogramConfig, TokenizerRunConfig
@@ -25,13 +25,12 @@ from mars_dist.scales import Size
 
 PATCH = Size(16, 16)
 NONE = Size(1, 1)
+NO_CMX, CUT = "no CMX", "upper half cut off"
 FACTORS = (NONE, Size(2, 1), Size(2, 2), Size(4, 2), Size(4, 4))
 LOWER_HALF = SpectrogramConfig(sample_rate=8000, num_samples=32_000, n_fft=512, hop=125, cmx=NONE)
 """What the lower half of the bins of the default picture is."""
 COLUMNS = (
-    "tokens",
     "tokenizer_step_ms",
-    "activation_mb",
     "mse_reconstruction",
     "mae_reconstruction",
     "log_spectral_distance_reconstruction",
@@ -52,34 +51,31 @@ def keep_lower_half(pictures: str, out: Path) -> None:
     replace(before, spectrogram=LOWER_HALF, arrays=arrays(LOWER_HALF)).save(folder)
 
 
+def trial(variants: dict[str, Path], out: Path, steps: int, name: str, seed: int) -> Trial:
+    """On the pictures of a variant; those cut off are measured against the whole ones."""
+    data = variants[name]
+    spectrogram, whole = spectrogram_of(str(data)), str(variants[NO_CMX]) if name == CUT else None
+    full_name, run = f"{name}, seed {seed}", run_of(so_long(TINY.tokenizer, steps, seed), spectrogram)
+    return Trial(full_name, out / slug(full_name), str(data), run, whole=whole)
+
+
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--notes", required=True, help="folder that mars notes wrote")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=700)
-    options = parser.parse_args()
-    out = options.out.absolute()
-    base = so_long(TINY, (options.steps, 3)).tokenizer
-    trials = []
+    options = options_of(__doc__, "notes", "folder that mars notes wrote", [700])
+    variants = {}
     for factors in FACTORS:
-        spectrogram = SpectrogramConfig(cmx=factors)
-        pictures = out / f"pictures_{factors}"
-        preprocess(options.notes, pictures, spectrogram, progress=say)
-        name = "no CMX" if factors == NONE else f"CMX {factors}"
-        trials.append(Trial(name, out / f"cmx_{factors}", str(pictures), run_of(base, spectrogram)))
-    whole, cut = trials[0].data, out / "pictures_cut"
-    keep_lower_half(whole, cut)
-    trials.append(Trial("upper half cut off", out / "cut", str(cut), run_of(base, LOWER_HALF), whole=whole))
-    found = run_all(trials)
-    print(f"{machine()}\n{options.steps} steps, tiny, patch {PATCH}\n")
-    rows = [(trial.name, [costs(run) | found[trial.name]]) for trial in trials if (run := trial.tokenizer)]
-    print(table(rows, COLUMNS))
-
-
-def costs(run: TokenizerRunConfig) -> Figures:
-    """Picture tokens, and what a step's activations take, computed for one worker on a CPU."""
-    tokens = run.tokenizer.patch_grid(run.spectrogram).area
-    return {"tokens": tokens, "activation_mb": tokenizer_memory(run, 1, "cpu").activations / 2**20}
+        pictures = options.out / f"pictures_{factors}"
+        preprocess(options.notes, pictures, SpectrogramConfig(cmx=factors), progress=say)
+        variants[NO_CMX if factors == NONE else f"CMX {factors}"] = pictures
+    variants[CUT] = options.out / "pictures_cut"
+    keep_lower_half(str(variants[NO_CMX]), variants[CUT])
+    print(heading(options.steps))
+    for name, pictures in variants.items():
+        run = run_of(TINY.tokenizer, spectrogram_of(str(pictures)))
+        tokens = run.tokenizer.patch_grid(run.spectrogram).area
+        mib = tokenizer_memory(run, 1, "cpu").activations / 2**20
+        print(f"* {name}: {tokens} tokens, activations of a step {mib:.0f} MiB (computed, one worker)")
+    table = compare(variants, options.seeds, partial(trial, variants, options.out, *options.steps), COLUMNS)
+    print(f"\n{table}")
 
 
 def run_of(base: TokenizerRunConfig, spectrogram: SpectrogramConfig) -> TokenizerRunConfig:

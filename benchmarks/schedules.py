@@ -5,11 +5,12 @@
 Patches by area, latent tokens at the last scale, widths and steps are the same for all.
 """
 
-from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from trial import Trial, machine, run_all, so_long, table
+from trial import Trial, compare, heading, options_of, slug, so_long
 
 from mars_dist.config import TokenizerConfig
 from mars_dist.presets import TINY
@@ -26,7 +27,6 @@ SCHEDULES = {
     "wide": (WIDE, "1x1 1x2 1x4 1x8 1x16 4x16"),
 }
 COLUMNS = (
-    "tokens",
     "mse_reconstruction",
     "log_spectral_distance_reconstruction",
     "pitch_accuracy_reconstruction",
@@ -48,26 +48,19 @@ def variants(base: TokenizerConfig) -> dict[str, TokenizerConfig]:
     return settings | {"tall, a codebook for each scale": own, "the same, as many codes in all": smaller}
 
 
+def trial(data: Path, out: Path, steps: Sequence[int], schedule: str, seed: int) -> Trial:
+    tokenizer, autoregressor = so_long(TINY.tokenizer, steps[0], seed), so_long(TINY.autoregressor, steps[1], seed)
+    settings, name = variants(tokenizer.tokenizer)[schedule], f"{schedule}, seed {seed}"
+    return Trial(name, out / slug(name), str(data), replace(tokenizer, tokenizer=settings), autoregressor)
+
+
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="folder that mars preprocess tiny wrote")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, nargs=2, default=(700, 1200), help="of tokenizer and autoregressor")
-    options = parser.parse_args()
-    preset, data = so_long(TINY, options.steps), str(Path(options.data).absolute())
-    settings = variants(preset.tokenizer.tokenizer)
-    found = run_all(
-        Trial(
-            name,
-            options.out.absolute() / name.replace(", ", "_").replace(" ", "-"),
-            data,
-            replace(preset.tokenizer, tokenizer=tokenizer),
-            preset.autoregressor,
-        )
-        for name, tokenizer in settings.items()
-    )
-    print(f"{machine()}\n{options.steps[0]} and {options.steps[1]} steps, tiny\n")
-    print(table([(n, [{"tokens": settings[n].schedule.num_tokens} | found[n]]) for n in settings], COLUMNS))
+    options = options_of(__doc__, "data", "folder that mars preprocess tiny wrote", [700, 1200])
+    schedules = variants(TINY.tokenizer.tokenizer)
+    print(heading(options.steps))
+    for name, settings in schedules.items():
+        print(f"* {name}: {settings.schedule.num_tokens} tokens")
+    print(f"\n{compare(schedules, options.seeds, partial(trial, options.data, options.out, options.steps), COLUMNS)}")
 
 
 if __name__ == "__main__":

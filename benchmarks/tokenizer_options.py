@@ -3,13 +3,13 @@
 python benchmarks/tokenizer_options.py --data quickstart/pictures --out studies/tokenizer
 """
 
-from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trial import Trial, machine, run_all, so_long, table
+from trial import Trial, compare, heading, options_of, slug, so_long
 
 from mars_dist.config import TokenizerRunConfig
 from mars_dist.presets import TINY
@@ -46,27 +46,19 @@ OPTIONS: dict[str, Change] = {
     "no restarts": setting("codebook", restart_every=0),
     "dead below 0.1 of the mean": setting("codebook", dead_share=0.1),
     "dead below 0.3 of the mean": setting("codebook", dead_share=0.3),
+    "dead below 0.3, restarts to the end": setting("codebook", dead_share=0.3, restart_until=1.0),
 }
 
 
+def trial(data: Path, out: Path, steps: int, option: str, seed: int) -> Trial:
+    name = f"{option}, seed {seed}"
+    return Trial(name, out / slug(name), str(data), OPTIONS[option](so_long(TINY.tokenizer, steps, seed)))
+
+
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="folder that mars preprocess tiny wrote")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    options = parser.parse_args()
-    data = str(Path(options.data).absolute())
-
-    def trial(name: str, seed: int) -> Trial:
-        folder = options.out.absolute() / f"{name}_{seed}".replace(" ", "-")
-        run = OPTIONS[name](so_long(TINY, (options.steps, 1), seed).tokenizer)
-        return Trial(f"{name}, seed {seed}", folder, data, run)
-
-    found = run_all(trial(name, seed) for seed in options.seeds for name in OPTIONS)
-    print(f"{machine()}\n{options.steps} steps, tiny\n")
-    rows = [(name, [found[trial(name, seed).name] for seed in options.seeds]) for name in OPTIONS]
-    print(table(rows, COLUMNS))
+    options = options_of(__doc__, "data", "folder that mars preprocess tiny wrote", [700])
+    print(heading(options.steps))
+    print(compare(OPTIONS, options.seeds, partial(trial, options.data, options.out, *options.steps), COLUMNS))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ again does only the trials that are missing.
 Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples.
 """
 
-from collections.abc import Iterable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,14 +18,13 @@ from numpy.typing import NDArray
 
 from mars_dist import codes
 from mars_dist.cmx import demultiplex
-from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
+from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
 from mars_dist.dataset import DatasetInfo, Folder, Rows
 from mars_dist.distributed.cluster import over_cluster
-from mars_dist.evaluation import NOTES_AT_ONCE, Measured, Version, chosen, evaluate, measure, read, real_version
+from mars_dist.evaluation import Measured, Version, chosen, cut, evaluate, measure, read, real_version
 from mars_dist.launch import fit
-from mars_dist.model import METRICS, load_tokenizer
+from mars_dist.model import METRICS
 from mars_dist.phase import DEFAULT, wave_from_picture
-from mars_dist.presets import Preset
 from mars_dist.progress import say
 from mars_dist.quickstart import cpu
 from mars_dist.sampling import AS_ASKED
@@ -56,15 +56,42 @@ class Trial:
     """Held-out notes that are measured."""
 
 
-def so_long(preset: Preset, steps: Sequence[int], seed: int = 0, rate: float = 1.0) -> Preset:
-    """The preset with so many steps of tokenizer and autoregressor, a seed, and its learning rates times `rate`."""
+def options_of(
+    description: str | None, source: str, what: str, steps: Sequence[int], seeds: Sequence[int] = (0,)
+) -> Namespace:
+    """What every study is told: where it reads, where it writes, how long each stage is trained, from which seeds."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument(f"--{source}", required=True, type=absolute, help=what)
+    parser.add_argument("--out", required=True, type=absolute)
+    parser.add_argument("--steps", type=int, nargs=len(steps), default=steps, help="of each stage that is trained")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    return parser.parse_args()
 
-    def stage(run: Stage, num: int) -> Stage:
-        optim = replace(run.optim, lr=run.optim.lr * rate)
-        train = replace(run.train, steps=num, seed=seed, validate_every=max(1, num // 3), checkpoint_every=num)
-        return replace(run, optim=optim, train=train)
 
-    return Preset(stage(preset.tokenizer, steps[0]), stage(preset.autoregressor, steps[1]))
+def absolute(folder: str) -> Path:
+    """Trials run in folders of their own."""
+    return Path(folder).absolute()
+
+
+def slug(name: str) -> str:
+    """A trial's name as that of a folder."""
+    return name.replace(", ", "_").replace(" ", "-")
+
+
+def so_long(run: Stage, steps: int, seed: int = 0, rate: float = 1.0) -> Stage:
+    """The stage with so many steps, a seed, and its learning rate times `rate`."""
+    optim = replace(run.optim, lr=run.optim.lr * rate)
+    train = replace(run.train, steps=steps, seed=seed, validate_every=max(1, steps // 3), checkpoint_every=steps)
+    return replace(run, optim=optim, train=train)
+
+
+def compare(
+    names: Iterable[str], seeds: Sequence[int], trial: Callable[[str, int], Trial], columns: Sequence[str]
+) -> str:
+    """Run the trial of each name and seed; a table with a row for each name."""
+    names = list(names)
+    found = run_all(trial(name, seed) for seed in seeds for name in names)
+    return table([(name, [found[trial(name, seed).name] for seed in seeds]) for name in names], columns)
 
 
 def run_all(trials: Iterable[Trial]) -> dict[str, Figures]:
@@ -98,9 +125,8 @@ def reconstruction(trial: Trial, config: TokenizerRunConfig) -> Figures:
     """Train the tokenizer; what it cost, and how it does on held-out notes, beside the real notes' pitch accuracy."""
     folder = trial.folder / "tokenizer"
     fit(Plan(config, trial.data, folder), 0, quiet)
-    wanted = chosen(Rows(trial.data, "valid").num_rows, trial.num_notes, 0)
-    parts = [wanted[first : first + NOTES_AT_ONCE] for first in range(0, len(wanted), NOTES_AT_ONCE)]
-    measured = [reconstruct(trial, part) for part in parts]
+    parts = cut(chosen(Rows(trial.data, "valid").num_rows, trial.num_notes, 0), 0)
+    measured = [reconstruct(trial, part.rows) for part in parts]
     metrics = read_json(folder / METRICS)
     return {
         "pitch_accuracy_real": mean(measured, "pitch_accuracy", "real"),
@@ -114,12 +140,12 @@ def reconstruction(trial: Trial, config: TokenizerRunConfig) -> Figures:
 @torch.inference_mode()
 def reconstruct(trial: Trial, rows: NDArray[np.int64]) -> Measured:
     """The figures of some real notes and of their reconstructions, silent where the tokenizer has no frequencies."""
-    tokenizer, config = load_tokenizer(trial.folder / "tokenizer")
+    tokenizer, settings = codes.tokenizer_of(trial.folder / "tokenizer"), spectrogram_of(trial.data)
     whole = trial.whole or trial.data
-    spectrogram, columns = DatasetInfo.load(Folder.open(whole)).spectrogram, read(whole, "valid", rows)
+    spectrogram, columns = spectrogram_of(whole), read(whole, "valid", rows)
     real = real_version(spectrogram, columns)
     x_BCHW = torch.from_numpy(read(trial.data, "valid", rows, ["picture"])["picture"].astype(np.float32))
-    picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW)), config.spectrogram.cmx)
+    picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW)), settings.cmx)
     num_missing = real.picture_B1FN.shape[2] - picture_B1FN.shape[2]
     picture_B1FN = torch.nn.functional.pad(picture_B1FN, (0, 0, 0, num_missing), value=-1.0)
     made = Version(picture_B1FN, wave_from_picture(picture_B1FN, spectrogram))
@@ -131,7 +157,7 @@ def samples(trial: Trial, config: AutoregressorRunConfig) -> Figures:
     folder = trial.folder / "autoregressor"
     tokenizer, data = trial.trained or (str(trial.folder / "tokenizer"), str(trial.folder / "codes"))
     if not trial.trained:
-        encode(trial.data, Path(tokenizer), Path(data))
+        codes.encode_here(trial.data, Path(tokenizer), data)
     fit(Plan(config, data, folder, tokenizer), 0, quiet)
     evaluation = evaluate(
         folder, trial.data, "valid", trial.num_notes, 0, AS_ASKED, DEFAULT, lambda done, total: None, map
@@ -143,13 +169,8 @@ def samples(trial: Trial, config: AutoregressorRunConfig) -> Figures:
     }
 
 
-def encode(pictures: str, tokenizer: Path, out: Path) -> None:
-    """What mars encode does, in this process."""
-    folder, before = Folder.open(out), DatasetInfo.load(Folder.open(pictures))
-    info = codes.info_of(before, tokenizer, load_tokenizer(tokenizer)[1].tokenizer)
-    for shard in info.shards:
-        codes.make_shard(shard, pictures, tokenizer, folder)
-    info.save(folder)
+def spectrogram_of(data: str) -> SpectrogramConfig:
+    return DatasetInfo.load(Folder.open(data)).spectrogram
 
 
 def mean(measured: Sequence[Measured], metric: str, line: str) -> float:
@@ -178,5 +199,7 @@ def table(rows: Sequence[tuple[str, Sequence[Figures]]], columns: Sequence[str])
     return "\n".join(lines)
 
 
-def machine() -> str:
-    return f"{cpu()}; torch {torch.__version__}; a trial is one thread of one process, as many at a time as cores"
+def heading(steps: Sequence[int]) -> str:
+    """What every table rests on."""
+    machine = f"{cpu()}; torch {torch.__version__}; a trial is one thread of one process, as many at a time as cores"
+    return f"{machine}\n{' and '.join(map(str, steps))} steps, tiny\n"

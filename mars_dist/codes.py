@@ -38,6 +38,15 @@ def info_of(pictures: DatasetInfo, tokenizer: Path, config: TokenizerConfig) -> 
     )
 
 
+def encode_here(pictures: str, tokenizer: Path, out: str | Path) -> None:
+    """Make a data set of codes in this process: the jobs that `mars encode` spreads over a cluster."""
+    folder = Folder.open(out)
+    info = info_of(DatasetInfo.load(Folder.open(pictures)), tokenizer, tokenizer_of(tokenizer).config)
+    for shard in info.shards:
+        make_shard(shard, pictures, tokenizer, folder)
+    info.save(folder)
+
+
 def make_shard(shard: Shard, pictures: str, tokenizer: Path, folder: Folder) -> int:
     """Write the codes of a shard of pictures, unless they are there already; returns the number of rows.
 

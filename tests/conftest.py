@@ -161,14 +161,9 @@ def encode_here(short_pictures: str, tmp_path_factory: pytest.TempPathFactory) -
     """Make the pictures codes of a trained tokenizer, without Ray."""
 
     def encode(trained: Plan) -> str:
-        folder = Folder.open(tmp_path_factory.mktemp("codes") / "codes")
-        config = trained.config
-        assert isinstance(config, TokenizerRunConfig)
-        info = codes.info_of(DatasetInfo.load(Folder.open(short_pictures)), trained.folder, config.tokenizer)
-        for shard in info.shards:
-            codes.make_shard(shard, short_pictures, trained.folder, folder)
-        info.save(folder)
-        return folder.name
+        out = tmp_path_factory.mktemp("codes") / "codes"
+        codes.encode_here(short_pictures, trained.folder, out)
+        return str(out)
 
     return encode
 

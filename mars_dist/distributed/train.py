@@ -29,7 +29,7 @@ from mars_dist.distributed.runtime import connect
 from mars_dist.errors import TrainingFailed
 from mars_dist.progress import Say
 from mars_dist.training.plan import Plan
-from mars_dist.training.run import BACKEND, CHECKPOINTS, KEEP
+from mars_dist.training.run import CHECKPOINTS, KEEP, backend
 
 MAX_FAILURES = 3
 """How often lost workers are started again, from the newest checkpoint."""
@@ -48,7 +48,7 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=plan.to_plain(),
-        torch_config=TorchConfig(backend=BACKEND if num_gpus else "gloo"),
+        torch_config=TorchConfig(backend=backend(num_gpus > 0)),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
         run_config=RunConfig(
             name=CHECKPOINTS,

@@ -12,8 +12,6 @@ import torch.distributed as dist
 
 CHECKPOINTS = "training"
 KEEP = 2
-BACKEND = "cpu:gloo,cuda:nccl"
-"""Of workers with a GPU: figures to log are summed on the CPU."""
 
 
 class Run(Protocol):
@@ -34,14 +32,18 @@ class Run(Protocol):
         """The folder of the newest checkpoint, if there is one."""
 
 
+def backend(on_gpu: bool) -> str:
+    """Of the process group. On GPUs one for tensors on the CPU too: figures to log are summed there."""
+    return "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+
+
 class LocalRun:
     """A run in this process, without Ray: one worker, or those of a process group that the caller made."""
 
     def __init__(self, folder: Path) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not dist.is_initialized():
-            backend = BACKEND if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend(self.device.type == "cuda"), store=dist.HashStore(), rank=0, world_size=1)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.folder = folder
 

@@ -14,7 +14,7 @@ from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, Tokenize
 from mars_dist.dataset import DatasetInfo, Folder, Rows, Shard
 from mars_dist.model import save_tokenizer
 from mars_dist.nsynth import read_source
-from mars_dist.presets import TINY, Preset
+from mars_dist.presets import TINY
 from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer
 
@@ -39,9 +39,10 @@ def test_a_trial_trains_both_stages_and_measures_them_once(
     short_pictures: str,
     tmp_path: Path,
 ) -> None:
-    preset = trial.so_long(Preset(tokenizer_config, autoregressor_config), (6, 5), seed=3, rate=2.0)
-    assert preset.tokenizer.train.seed == 3 and preset.autoregressor.optim.lr == 2 * autoregressor_config.optim.lr
-    one = trial.Trial("one", tmp_path, short_pictures, preset.tokenizer, preset.autoregressor, num_notes=3)
+    tokenizer = trial.so_long(tokenizer_config, 6, seed=3, rate=2.0)
+    autoregressor = trial.so_long(autoregressor_config, 5, seed=3, rate=2.0)
+    assert tokenizer.train.seed == 3 and autoregressor.optim.lr == 2 * autoregressor_config.optim.lr
+    one = trial.Trial("one", tmp_path, short_pictures, tokenizer, autoregressor, num_notes=3)
     name, figures = trial.run(one)
     assert name == "one"
     assert 0 <= figures["pitch_accuracy_sample"] <= 1 and 0 <= figures["pitch_accuracy_real"] <= 1
@@ -60,6 +61,35 @@ def test_a_table_has_means_and_half_ranges(trial: ModuleType) -> None:
         "| ours | 1.5 ± 0.5 |",
         "| theirs | 3 |",
     ]
+
+
+def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
+    """Each with a folder of its own: a study that is run again finds its results by it."""
+    studies = {name: import_module(name) for name in ("tokenizer_options", "autoregressor_options", "schedules")}
+    made = {
+        name: [study.trial(tmp_path, tmp_path, steps, option, seed) for option in options for seed in (0, 1)]
+        for (name, study), (steps, options) in zip(
+            studies.items(),
+            [
+                (700, studies["tokenizer_options"].OPTIONS),
+                (1200, studies["autoregressor_options"].OPTIONS),
+                ((700, 1200), studies["schedules"].variants(TINY.tokenizer.tokenizer)),
+            ],
+            strict=True,
+        )
+    }
+    var = import_module("against_var")
+    made["against_var"] = [
+        var.trial(tmp_path, tmp_path, (700, 1200), rate, side, 0) for side in var.SIDES for rate in var.RATES
+    ]
+    assert {name: len(trials) for name, trials in made.items()} == {
+        "tokenizer_options": 30,
+        "autoregressor_options": 16,
+        "schedules": 18,
+        "against_var": 6,
+    }
+    for trials in made.values():
+        assert len({one.folder for one in trials}) == len({one.name for one in trials}) == len(trials)
 
 
 def test_plain_var_has_nothing_of_ours() -> None:
