@@ -44,9 +44,9 @@ OPTIONS: dict[str, Change] = {
     "delta 0.5": setting("loss", delta=0.5),
     "adversary 0.3": setting("adversary", weight=0.3),
     "no restarts": setting("codebook", restart_every=0),
+    "dead below 0.03 of the mean": setting("codebook", dead_share=0.03),
     "dead below 0.1 of the mean": setting("codebook", dead_share=0.1),
-    "dead below 0.3 of the mean": setting("codebook", dead_share=0.3),
-    "dead below 0.3, restarts to the end": setting("codebook", dead_share=0.3, restart_until=1.0),
+    "restarts to the end": setting("codebook", restart_until=1.0),
 }
 
 

@@ -218,8 +218,9 @@ class CodebookConfig:
     """Steps without the quantizer; then the codebook is drawn from residuals of encoder outputs. 0: it is random."""
     restart_every: int = 50
     """Steps between two restarts of dead codes; 0: none."""
-    dead_share: float = 0.03
-    """A code that was looked up less often than this share of the mean of its codebook is dead."""
+    dead_share: float = 0.25
+    """A code that was looked up less often than this share of the mean of its codebook is dead. The greater, the more
+    evenly codes are used: docs/log.md."""
     restart_until: float = 0.8
     """Share of training after which no code is restarted."""
     commitment: float = 0.25

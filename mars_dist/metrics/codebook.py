@@ -49,6 +49,6 @@ def advice(figures: dict[str, float], config: TokenizerConfig) -> str | None:
     if not few:
         return None
     return (
-        f"few codes in use at scales {', '.join(few)} of what their tokens could touch: try a smaller "
-        "--tokenizer.codebook-size, a smaller --codebook.restart-every, or --codebook.gradient rotation"
+        f"few codes in use at scales {', '.join(few)} of what their tokens could touch: try a greater "
+        "--codebook.dead-share, a smaller --codebook.restart-every, or a smaller --tokenizer.codebook-size"
     )

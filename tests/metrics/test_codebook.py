@@ -57,5 +57,5 @@ def test_advice_names_the_scales_that_use_few_codes() -> None:
     figures = {"usage_0_1x1": 0.01, "usage_1_1x2": 0.3, "usage_2_1x2": 0.1}
     line = advice(figures, CONFIG)
     assert line is not None and "2_1x2 10%" in line and "1_1x2" not in line and "0_1x1" not in line
-    assert "--tokenizer.codebook-size" in line
+    assert "--codebook.dead-share" in line
     assert advice(figures | {"usage_2_1x2": 0.25}, CONFIG) is None
