@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mars_dist import report
 from mars_dist.dataset import Rows
 from mars_dist.evaluation import LINES, Evaluation, evaluate, model_of
 from mars_dist.memory import keep_freed_memory
@@ -13,6 +12,9 @@ from mars_dist.model import CONFIG, TOKENIZER
 from mars_dist.nsynth import FAMILIES, SOURCES
 from mars_dist.phase import Phase
 from mars_dist.progress import Say, tenths
+from mars_dist.report import html
+from mars_dist.report.parts import LINES as HEADINGS
+from mars_dist.report.parts import Curve, Ladder, Model, Report, Row, Rung, ScaleUse
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json, to_plain, write_json
 from mars_dist.training.journal import METRICS, read_metrics
@@ -44,7 +46,7 @@ def write_page(
     path: Path, folder: Path, evaluations: Sequence[Evaluation], phase: Phase, sample_rate: int, notice: str
 ) -> int:
     """Write report.html for an autoregressor's folder; returns its size in bytes."""
-    page = report.Report(
+    page = Report(
         title="MARS: notes from a next-scale transformer",
         description=[
             f"The model in {folder.name}, heard and measured on notes that it was not trained on.",
@@ -55,15 +57,25 @@ def write_page(
         notice=notice,
         ladders=[ladder for evaluation in evaluations for ladder in ladders(evaluation, sample_rate)],
         table=[row for evaluation in evaluations for row in rows(evaluation)],
-        curves=[*curves(folder / TOKENIZER, "Tokenizer"), *curves(folder, "Autoregressor")],
-        codebook=scale_use(evaluations[0]),
-        codebook_size=read_json(folder / TOKENIZER / CONFIG)["run"]["tokenizer"]["codebook_size"],
-        settings={"autoregressor": read_json(folder / CONFIG), "tokenizer": read_json(folder / TOKENIZER / CONFIG)},
+        models=[model_part(folder, evaluations[0])],
     )
-    return report.write(page, path)
+    return html.write(page, path)
 
 
-def ladders(evaluation: Evaluation, sample_rate: int) -> list[report.Ladder]:
+def model_part(folder: Path, evaluation: Evaluation) -> Model:
+    """What the page tells of a run."""
+    tokenizer, autoregressor = read_json(folder / TOKENIZER / CONFIG), read_json(folder / CONFIG)
+    return Model(
+        name=folder.name,
+        facts={},
+        curves=[*curves(folder / TOKENIZER, "Tokenizer"), *curves(folder, "Autoregressor")],
+        codebook=scale_use(evaluation),
+        codebook_size=tokenizer["run"]["tokenizer"]["codebook_size"],
+        settings={"autoregressor": autoregressor, "tokenizer": tokenizer},
+    )
+
+
+def ladders(evaluation: Evaluation, sample_rate: int) -> list[Ladder]:
     """For each shown note the original, its picture made sound, its reconstruction, and a sample asked for alike."""
     made = []
     for i, versions in enumerate(evaluation.shown):
@@ -73,7 +85,7 @@ def ladders(evaluation: Evaluation, sample_rate: int) -> list[report.Ladder]:
             found = int(detect_pitch(versions[line].wave_BT, sample_rate)[0])
             heard = f"pitch {found}" if found >= 0 else "no pitch found"
             rungs.append(
-                report.Rung(
+                Rung(
                     "original" if line == "real" else line,
                     versions[line].wave_BT[0].numpy(),
                     versions[line].picture_B1FN[0, 0].numpy(),
@@ -86,36 +98,36 @@ def ladders(evaluation: Evaluation, sample_rate: int) -> list[report.Ladder]:
             "instrument": f"{note['instrument_str']} ({SOURCES[note['source']]} {FAMILIES[note['family']]})",
             "split": evaluation.split,
         }
-        made.append(report.Ladder(note["note_str"], labels, rungs))
+        made.append(Ladder(note["note_str"], labels, rungs))
     return made
 
 
-def rows(evaluation: Evaluation) -> list[report.Row]:
+def rows(evaluation: Evaluation) -> list[Row]:
     return [
-        report.Row(heading, evaluation.split, unit, formula, evaluation.measures[metric])
+        Row(heading, evaluation.split, unit, formula, evaluation.measures[metric])
         for metric, (heading, unit, formula) in MEASURES.items()
     ]
 
 
-def scale_use(evaluation: Evaluation) -> list[report.ScaleUse]:
+def scale_use(evaluation: Evaluation) -> list[ScaleUse]:
     names = [name.removeprefix("usage_") for name in evaluation.codebook if name.startswith("usage_")]
     figures = evaluation.codebook
-    return [report.ScaleUse(name, figures[f"usage_{name}"], figures[f"perplexity_{name}"]) for name in names]
+    return [ScaleUse(name, figures[f"usage_{name}"], figures[f"perplexity_{name}"]) for name in names]
 
 
-def curves(folder: Path, heading: str) -> list[report.Curve]:
+def curves(folder: Path, heading: str) -> list[Curve]:
     """The training loss beside the validation figure that the best weights are chosen by."""
     if not (folder / METRICS).exists():
         return []
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
     names = [name for name in valid[0] if name in ("mse", "cross_entropy")] if valid else []
-    made = [report.Curve(f"{heading}: training loss", "step", {"train": series(train, "loss")})]
+    made = [Curve(f"{heading}: training loss", "step", {"train": series(train, "loss")})]
     for name in names:
         both = {"valid": series(valid, name)}
         if name == "cross_entropy":
             both = {"train": series(train, "loss"), **both}
             made = []
-        made.append(report.Curve(f"{heading}: {name.replace('_', ' ')}", "step", both))
+        made.append(Curve(f"{heading}: {name.replace('_', ' ')}", "step", both))
     return made
 
 
@@ -169,7 +181,7 @@ def table(evaluations: Sequence[Evaluation], notice: str) -> str:
     lines = [notice] if notice else []
     for evaluation in evaluations:
         lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % bootstrap interval"]
-        lines += [f"{'':24}" + "".join(f"{report.LINES[line][0]:>28}" for line in LINES)]
+        lines += [f"{'':24}" + "".join(f"{HEADINGS[line][0]:>28}" for line in LINES)]
         for metric, (heading, _, _) in MEASURES.items():
             estimates = [evaluation.measures[metric][line] for line in LINES]
             cells = [f"{e.value:.3g} [{e.interval[0]:.3g}, {e.interval[1]:.3g}]" for e in estimates]

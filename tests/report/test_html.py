@@ -12,13 +12,15 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mars_dist import report
 from mars_dist.metrics.summary import Estimate
-from mars_dist.report import Curve, Ladder, Report, Row, Rung, ScaleUse, render, write
+from mars_dist.report.html import render, write
+from mars_dist.report.media import PICTURE_HEIGHT
+from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Row, Rung, ScaleUse
 
 RATE = 16_000
 LADDER = ("original", "griffin_lim", "reconstruction", "sample")
 VOID = {"meta", "link", "img", "line", "polyline", "image"}
+LOSSES = {"train": ([0, 10, 20], [3.0, 0.5, 0.05]), "valid": ([0, 20], [3.0, float("nan")])}
 NASTY = "<script>alert(\"x\")</script> & 'more'"
 
 
@@ -75,12 +77,17 @@ def full() -> Report:
                 "Accuracy", "valid", "higher is better", "share of notes", {"sample": Estimate(0.875, 58, (0.81, 0.93))}
             ),
         ],
-        curves=[
-            Curve("Loss", "step", {"train": ([0, 10, 20], [3.0, 0.5, 0.05]), "valid": ([0, 20], [3.0, float("nan")])})
+        table_notes=["Rests on a classifier."],
+        models=[
+            Model(
+                "tiny",
+                facts={"Parameters": "2 M"},
+                curves=[Curve("Loss", "step", LOSSES)],
+                codebook=[ScaleUse("1x1", 0.25, 12.3), ScaleUse("8x8", 1.0, 801.5, 2.3456)],
+                codebook_size=1024,
+                settings={"width": 192, "path": Path("runs/tok")},
+            )
         ],
-        codebook=[ScaleUse("1x1", 0.25, 12.3), ScaleUse("8x8", 1.0, 801.5)],
-        codebook_size=1024,
-        settings={"width": 192, "path": Path("runs/tok")},
     )
 
 
@@ -104,7 +111,7 @@ def test_the_page_fetches_nothing(full: Report, page: Page) -> None:
 
 
 def test_every_ladder_has_a_player_and_a_picture_for_each_line(page: Page) -> None:
-    headings = [report.LINES[line][0] for line in LADDER]
+    headings = [LINES[line][0] for line in LADDER]
     titles = Counter(f"{heading}, note {i}" for i in range(3) for heading in headings)
     assert Counter(audio["aria-label"] for audio in page.all("audio")) == titles
     assert all("controls" in audio for audio in page.all("audio"))
@@ -133,7 +140,7 @@ def test_low_frequencies_lie_at_the_bottom_and_loud_is_bright() -> None:
     loud = Rung("sample", np.zeros(64_000), picture_FN)
     image = Page(render(Report("t", [], RATE, ladders=[Ladder("n", {}, [loud])]))).all("img")[0]
     pixels = np.asarray(Image.open(data(image["src"], "image/png")).convert("RGB")).sum(-1)
-    share_from_below = 1 - pixels[:, 0].argmax() / report.PICTURE_HEIGHT
+    share_from_below = 1 - pixels[:, 0].argmax() / PICTURE_HEIGHT
     assert share_from_below == pytest.approx(np.log10(1 + 1000 / 700) / np.log10(1 + 8000 / 700), abs=0.02)
     assert pixels[0].max() == pixels[-1].max() < 30 < 500 < pixels.max()
 
@@ -151,8 +158,8 @@ def test_estimates_stand_with_interval_and_n(full: Report) -> None:
 def test_every_line_is_explained_once(full: Report) -> None:
     text = render(full)
     for line in (*LADDER, "real"):
-        assert text.count(report.LINES[line][1].split("'")[0]) == 1
-    assert report.LINES["nearest_training_note"][1] not in text
+        assert text.count(LINES[line][1].split("'")[0]) == 1
+    assert LINES["nearest_training_note"][1] not in text
 
 
 def test_a_line_of_the_callers_own_goes_by_its_name() -> None:
@@ -168,9 +175,18 @@ def test_all_text_is_escaped() -> None:
         notice=NASTY,
         ladders=[Ladder(NASTY, {NASTY: NASTY}, [Rung(NASTY, np.zeros(100), np.zeros((64, 16)), NASTY)])],
         table=[Row(NASTY, NASTY, NASTY, NASTY, {NASTY: None})],
-        curves=[Curve(NASTY, NASTY, {NASTY: ([0, 1], [1.0, 2.0])})],
-        codebook=[ScaleUse(NASTY, 0.5, 2.0)],
-        settings={NASTY: NASTY},
+        grids=[Grid(NASTY, [NASTY], {NASTY: [Rung(NASTY, np.zeros(100), np.zeros((64, 16)), NASTY)]})],
+        table_notes=[NASTY],
+        models=[
+            Model(
+                NASTY,
+                {NASTY: NASTY},
+                [Curve(NASTY, NASTY, {NASTY: ([0, 1], [1.0, 2.0])})],
+                [ScaleUse(NASTY, 0.5, 2.0)],
+                settings={NASTY: NASTY},
+            )
+        ]
+        * 2,
         lines={},
     )
     text = render(nasty)
@@ -192,7 +208,8 @@ def test_curves_draw_finite_points_inside_the_frame(page: Page) -> None:
 
 @pytest.mark.parametrize("series", [{"train": ([], [])}, {"train": ([0, 1], [float("nan")] * 2)}])
 def test_a_curve_without_a_value_is_left_out(series: dict[str, tuple[list[float], list[float]]]) -> None:
-    assert not Page(render(Report("t", [], RATE, curves=[Curve("Loss", "step", series)]))).all("svg")
+    model = Model("m", {}, [Curve("Loss", "step", series)])
+    assert not Page(render(Report("t", [], RATE, models=[model]))).all("svg")
 
 
 def test_empty_parts_are_left_out() -> None:
@@ -224,3 +241,53 @@ def test_a_measure_of_two_splits_is_explained_once() -> None:
     table = [Row("MSE", split, "", "squared", cells) for split in ("valid", "test")]
     text = render(Report("t", [], RATE, table=table))
     assert text.count("squared") == 1 and "MSE (valid)" in text and "MSE (test)" in text
+
+
+def test_a_scale_shows_its_codes_and_how_well_they_are_foretold(full: Report) -> None:
+    text = render(full)
+    assert "25.0&#8239;%</td><td>12.3</td><td></td>" in text
+    assert "100.0&#8239;%</td><td>801.5</td><td>2.35</td>" in text
+
+
+def test_two_models_are_told_apart(full: Report) -> None:
+    text = render(Report("t", [], RATE, models=[Model("a", {"Steps": "1"}), Model("b", {"Steps": "2"})]))
+    assert '<h2 id="the-model-a">The model a</h2>' in text and '<h2 id="the-model-b">The model b</h2>' in text
+    assert "<h2" in render(full) and "The model tiny" not in render(full)
+
+
+def test_a_grid_has_a_button_for_each_note_and_none_where_there_is_none() -> None:
+    grid = Grid("By family", ["48", "60"], {"brass": [rung("sample", 1), None], "flute": [None, rung("sample", 2)]})
+    page = Page(render(Report("t", [], RATE, grids=[grid])))
+    assert [button["aria-label"] for button in page.all("button")] == ["Play brass, 48", "Play flute, 60"]
+    assert len(page.all("audio")) == len(page.all("img")) == 2
+    assert all("controls" not in audio for audio in page.all("audio"))
+
+
+def sizes(full: Report, tmp_path: Path, limit: int) -> tuple[int, Page]:
+    path = tmp_path / "page.html"
+    return write(full, path, limit), Page(path.read_text())
+
+
+def test_sounds_are_lossless_where_the_page_stays_below_the_limit(full: Report, tmp_path: Path) -> None:
+    lossless = len(render(full).encode())
+    size, page = sizes(full, tmp_path, lossless)
+    assert size == lossless and all((audio["src"] or "").startswith("data:audio/flac") for audio in page.all("audio"))
+
+
+def test_a_larger_page_has_ogg_sounds_that_are_nearly_the_same(tmp_path: Path) -> None:
+    seconds = np.arange(4 * RATE) / RATE
+    tone = Rung("sample", 0.5 * np.sin(2 * np.pi * 440 * seconds), np.zeros((64, 16)))
+    report = Report("t", [], RATE, ladders=[Ladder("n", {}, [tone])])
+    lossless = len(render(report).encode())
+    size, page = sizes(report, tmp_path, lossless - 1)
+    wave_T, rate = soundfile.read(data(page.all("audio")[0]["src"], "audio/ogg"))
+    assert size < lossless and rate == RATE and len(wave_T) == 4 * RATE
+    assert np.abs(wave_T - tone.wave_T).mean() < 0.02
+
+
+def test_notes_that_do_not_fit_are_left_out_and_the_page_says_so(full: Report, tmp_path: Path) -> None:
+    limit = len(render(full, "ogg", 1).encode()) + 100
+    size, page = sizes(full, tmp_path, limit)
+    assert size <= limit and len(page.all("article")) == 1
+    assert "2 more notes were left out" in (tmp_path / "page.html").read_text()
+    assert "left out, to keep" not in render(full)

@@ -1,0 +1,1 @@
+"""The page that a person judges by: one self-contained HTML file."""
