@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check lock golden
+.PHONY: help quickstart test check lock golden embeddings
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -20,11 +20,17 @@ check: .venv  ## lint, format, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# musicnn's own dependencies are TensorFlow's; its weights are read without it.
+embeddings: .venv  ## musicnn (FAD, KID) and swift-f0 (pitch): docs/metrics.md
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock \
+		--requirement pyproject.toml --extra embeddings
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps musicnn==0.1.0
+
 golden: .venv  ## remakes the golden losses; read their diff
 	REMAKE_GOLDEN=1 $(BIN)/pytest tests/training -k golden
 
 lock: .venv  ## newest versions that fit pyproject.toml, for Python 3.11 and later
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra notes --extra dev --universal --python-version 3.11 --upgrade \
 		--no-annotate --no-header --no-emit-package pyaudio --output-file requirements.lock
 
 .PHONY: .venv
