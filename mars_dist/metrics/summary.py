@@ -1,9 +1,11 @@
-"""From one value a note to a number worth printing: the mean, its interval and how many notes it rests on."""
+"""From notes to a number worth printing: a mean or a score, its interval and how many notes it rests on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,7 +14,7 @@ DRAWS_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of n values and its 95 % interval. `dataclasses.asdict` makes it JSON."""
+    """The mean of n notes' values, or a score of n notes, and its 95 % interval. `dataclasses.asdict` makes it JSON."""
 
     value: float
     n: int
@@ -40,3 +42,20 @@ def bootstrap(values: Tensor | NDArray[Any], seed: int = 0, resamples: int = 100
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Estimate(float(values_n.mean()), values_n.size, (float(low), float(high)))
+
+
+def bootstrap_set(score: Callable[..., Tensor], *sizes: int, seed: int = 0, resamples: int = 200) -> Estimate:
+    """The score of one or more sets of so many notes, with a 95 % bootstrap interval: each set is drawn anew.
+
+    `score` takes how often each note counts, (R, n) float64 for each set, and gives (R,) scores: ones are the set
+    itself. Drawn sets hold notes more than once, for which many scores are higher or lower as a whole. So the interval
+    is value + (quantile - mean) of the drawn scores: it lies about the value, and may reach beyond the score's range.
+    Distances between sets of one kind have intervals about twice too wide. Draws whose score is NaN are left out. The
+    same sizes and seed draw the same notes.
+    """
+    generator = np.random.default_rng(seed)
+    value = score(*(torch.ones(1, n, dtype=torch.float64) for n in sizes)).item()
+    counts = (generator.multinomial(n, np.full(n, 1 / n), size=resamples) for n in sizes)
+    drawn_R = score(*(torch.from_numpy(counts_Rn).double() for counts_Rn in counts)).numpy()
+    low, high = value + np.nanquantile(drawn_R, (0.025, 0.975)) - np.nanmean(drawn_R)
+    return Estimate(value, sum(sizes), (float(low), float(high)))

@@ -1,6 +1,8 @@
 """Means with their bootstrap intervals."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from mars_dist.metrics import summary
-from mars_dist.metrics.summary import Estimate, bootstrap
+from mars_dist.metrics.summary import Estimate, bootstrap, bootstrap_set
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
@@ -43,6 +45,51 @@ def test_booleans_are_shares() -> None:
     estimate = bootstrap(torch.tensor([True, True, False, True]))
     assert estimate.value == 0.75
     assert 0 <= estimate.interval[0] < 0.75 < estimate.interval[1] <= 1
+
+
+def mean_of(values_n: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda weight_Rn: weight_Rn @ values_n / weight_Rn.sum(1)
+
+
+def test_the_mean_as_a_score_has_the_interval_of_the_mean() -> None:
+    values_n = torch.randn(300, generator=torch.Generator().manual_seed(0)).double()
+    expected = bootstrap(values_n, resamples=4000)
+    estimate = bootstrap_set(mean_of(values_n), 300, resamples=4000)
+    assert estimate.value == pytest.approx(expected.value) and estimate.n == 300
+    assert estimate.interval == pytest.approx(expected.interval, abs=0.01)
+
+
+def test_each_set_is_drawn_by_itself() -> None:
+    values_n, others_m = (
+        torch.randn(200, generator=torch.Generator().manual_seed(0)).double(),
+        torch.arange(50).double(),
+    )
+    first, second = mean_of(values_n), mean_of(others_m)
+    both = bootstrap_set(lambda w_Rn, w_Rm: first(w_Rn) - second(w_Rm), 200, 50, resamples=2000)
+    half = 1.96 * math.sqrt(values_n.var(correction=0) / 200 + others_m.var(correction=0) / 50)
+    assert both.n == 250
+    assert both.interval == pytest.approx((both.value - half, both.value + half), abs=0.1 * half)
+
+
+def test_the_interval_of_a_score_that_draws_make_larger_is_centred() -> None:
+    # Copies among the draws: the largest share of one note is 1 / 50 for the set, and 2 to 6 of 50 for the draws.
+    estimate = bootstrap_set(lambda weight_Rn: weight_Rn.amax(1) / 50, 50)
+    assert estimate.value == pytest.approx(1 / 50)
+    assert estimate.interval[0] < estimate.value < estimate.interval[1] < 4 / 50
+
+
+def test_draws_without_a_score_are_left_out() -> None:
+    def score(weight_Rn: torch.Tensor) -> torch.Tensor:
+        return torch.where(weight_Rn[:, 0] > 2, torch.nan, weight_Rn[:, 0])
+
+    estimate = bootstrap_set(score, 20)
+    assert np.isfinite(estimate.interval).all() and estimate.value == 1
+
+
+def test_the_seed_alone_decides_for_sets() -> None:
+    score = mean_of(torch.arange(30).double())
+    assert bootstrap_set(score, 30, seed=3) == bootstrap_set(score, 30, seed=3)
+    assert bootstrap_set(score, 30, seed=3).interval != bootstrap_set(score, 30, seed=4).interval
 
 
 def test_json_and_back() -> None:
