@@ -24,6 +24,8 @@ SEARCH_SEED = 0
 COLUMNS = (
     "pitch_accuracy_reconstruction",
     "log_spectral_distance_reconstruction",
+    "multi_resolution_stft_reconstruction",
+    "mel_distance_reconstruction",
     "mse_reconstruction",
     "mae_reconstruction",
     "perplexity",

@@ -21,7 +21,10 @@ from mars_dist.cmx import demultiplex
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
 from mars_dist.dataset import DatasetInfo, Folder, Rows
 from mars_dist.distributed.cluster import over_cluster
-from mars_dist.evaluation import Measured, Version, chosen, cut, evaluate, measure, read, real_version
+from mars_dist.evaluation.evaluate import Task, chosen, cut, evaluate
+from mars_dist.evaluation.judges import Judges
+from mars_dist.evaluation.lines import Version, read, real_version
+from mars_dist.evaluation.measures import Measured, measure
 from mars_dist.launch import fit
 from mars_dist.model import METRICS
 from mars_dist.phase import DEFAULT, wave_from_picture
@@ -149,7 +152,7 @@ def reconstruct(trial: Trial, rows: NDArray[np.int64]) -> Measured:
     num_missing = real.picture_B1FN.shape[2] - picture_B1FN.shape[2]
     picture_B1FN = torch.nn.functional.pad(picture_B1FN, (0, 0, 0, num_missing), value=-1.0)
     made = Version(picture_B1FN, wave_from_picture(picture_B1FN, spectrogram))
-    return measure({"real": real, "reconstruction": made}, real, columns["pitch"], spectrogram.sample_rate)
+    return measure({"real": real, "reconstruction": made}, real, columns, spectrogram.sample_rate, {})
 
 
 def samples(trial: Trial, config: AutoregressorRunConfig) -> Figures:
@@ -159,9 +162,8 @@ def samples(trial: Trial, config: AutoregressorRunConfig) -> Figures:
     if not trial.trained:
         codes.encode_here(trial.data, Path(tokenizer), data)
     fit(Plan(config, data, folder, tokenizer), 0, quiet)
-    evaluation = evaluate(
-        folder, trial.data, "valid", trial.num_notes, 0, AS_ASKED, DEFAULT, lambda done, total: None, map
-    )
+    task = Task({"": folder}, trial.data, "valid", AS_ASKED, DEFAULT, Judges())
+    evaluation = evaluate(task, trial.num_notes, 0, lambda done, total: None, map)
     return {
         "cross_entropy": min(line["cross_entropy"] for line in read_metrics(folder, "valid")),
         **{f"{metric}_sample": lines["sample"].value for metric, lines in evaluation.measures.items()},

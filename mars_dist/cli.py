@@ -1,26 +1,27 @@
 """`mars ...`: one function a command. Imports are lazy, so that --help is instant."""
 
-import io
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.arguments import absolute, local, make_folder, parse, preset_first
+from mars_dist.config import (
+    AutoregressorRunConfig,
+    ClassifierConfig,
+    ClassifierRunConfig,
+    OptimConfig,
+    SpectrogramConfig,
+    TokenizerRunConfig,
+    TrainConfig,
+)
 from mars_dist.errors import TrainingFailed
 from mars_dist.progress import say, tenths
-from mars_dist.scales import Size
 
-if TYPE_CHECKING:
-    from mars_dist.presets import Preset
-
-T = TypeVar("T")
 Inline = tyro.conf.arg(name="")
 """A field whose own fields are written without its name."""
 
@@ -68,6 +69,18 @@ class TrainAutoregressor:
     out: str = "runs/autoregressor"
     init_from: str | None = None
     """Fine-tuning: the folder of an autoregressor of the same shape, whose weights are the first ones."""
+    workers: int | None = None
+    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+
+
+@dataclass(frozen=True)
+class TrainClassifier:
+    data: str
+    """Folder that mars preprocess wrote; the spectrogram's settings are its own."""
+    out: str = "runs/classifier"
+    classifier: ClassifierConfig = ClassifierRunConfig().classifier
+    optim: OptimConfig = ClassifierRunConfig().optim
+    train: TrainConfig = ClassifierRunConfig().train
     workers: int | None = None
     """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
 
@@ -152,6 +165,19 @@ def train_ar(arguments: Sequence[str]) -> None:
     fit(Plan(command.config, absolute(command.data), local(command.out), tokenizer, init_from), command.workers, say)
 
 
+def train_classifier(arguments: Sequence[str]) -> None:
+    """Train the classifier of pitch and family that measures generated notes."""
+    command = parse(TrainClassifier, arguments, "train-classifier")
+    out = local(command.out)
+    from mars_dist.dataset import DatasetInfo, Folder
+    from mars_dist.launch import fit
+    from mars_dist.training.plan import Plan
+
+    spectrogram = DatasetInfo.load(Folder.open(command.data)).spectrogram
+    config = ClassifierRunConfig(spectrogram, command.classifier, command.optim, command.train)
+    fit(Plan(config, absolute(command.data), out), command.workers, say)
+
+
 def sample(arguments: Sequence[str]) -> None:
     """Make new notes."""
     from mars_dist.phase import DEFAULT, Phase
@@ -201,18 +227,22 @@ def sample(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on held-out notes, and write a page to listen to."""
+    """Measure models on held-out notes, and write a page to listen to."""
     from mars_dist.phase import DEFAULT, Phase
     from mars_dist.sampling import AS_ASKED, SamplingConfig
 
     @dataclass(frozen=True)
     class Evaluate:
-        model: Positional[str]
-        """Folder that mars train-ar wrote."""
+        models: Positional[tuple[str, ...]]
+        """Folders that mars train-ar wrote: one, or several side by side."""
         data: str
         """Folder that mars preprocess wrote."""
+        classifier: str | None = None
+        """Folder that mars train-classifier wrote. Without one, what rests on it is left out."""
+        embeddings: tuple[str, ...] = ()
+        """For FAD and KID: musicnn (make embeddings installs it), vggish:WEIGHTS."""
         report: str | None = None
-        """Where to write the page. Default: report.html in the model's folder."""
+        """Where to write the page; its figures lie beside it. Default: report.html in the first model's folder."""
         splits: tuple[str, ...] = ("valid", "test")
         notes: int = 512
         """Notes of each split that are measured, spread evenly."""
@@ -223,22 +253,27 @@ def evaluate(arguments: Sequence[str]) -> None:
         """How pictures become sound: Griffin-Lim, phase-gradient integration, or the two in turn."""
 
     command = parse(Evaluate, arguments, "evaluate")
+    if not command.models:
+        raise ValueError("models: none is named: give the --out of mars train-ar, or several")
     if command.notes < 1:
         raise ValueError(f"--notes: {command.notes} must be at least 1")
     if command.shown < 0:
         raise ValueError(f"--shown: {command.shown} must be at least 0")
     if not command.splits:
         raise ValueError("--splits: none is named: name one or more, such as valid test")
-    from mars_dist.page import evaluate_folder
+    folders = [local(folder) for folder in command.models]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
+    from mars_dist.evaluation.judges import Judges
+    from mars_dist.page import evaluate_folders
 
-    folder = local(command.model)
-    path = folder / "report.html"
+    path = folders[0] / "report.html"
     if command.report:
         path = local(command.report)
         make_folder(path.parent, "--report")
-    limits = dict.fromkeys(command.splits, command.notes)
-    data, shown, sampling, phase = absolute(command.data), command.shown, command.sampling, command.phase
-    print(evaluate_folder(folder, data, limits, shown, sampling, phase, path, say))
+    judges = Judges(local(command.classifier) if command.classifier else None, command.embeddings)
+    limits, data = dict.fromkeys(command.splits, command.notes), absolute(command.data)
+    print(evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, path, say))
 
 
 def quickstart(arguments: Sequence[str]) -> None:
@@ -257,6 +292,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-tokenizer": train_tokenizer,
     "encode": encode,
     "train-ar": train_ar,
+    "train-classifier": train_classifier,
     "sample": sample,
     "evaluate": evaluate,
     "presets": presets,
@@ -290,60 +326,3 @@ def usage() -> str:
     return "\n".join(
         ["usage: mars COMMAND ...  (mars COMMAND --help tells its options; --debug: tracebacks)", "", *lines]
     )
-
-
-def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None = None) -> T:
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def size(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type is not Size:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="HxW",
-            instance_from_str=lambda words: Size.parse(words[0]),
-            is_instance=lambda value: isinstance(value, Size),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    complaint = io.StringIO()
-    try:
-        with registry, redirect_stderr(complaint):
-            return cast(T, tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default))
-    except SystemExit as end:
-        if end.code == 0:  # --help
-            raise
-        _, text = complaint.getvalue().strip().split("\n", 1)  # a box: its title, and lines between rules
-        raise ValueError(" ".join(word for word in text.split() if any(map(str.isalnum, word)))) from None
-
-
-def preset_first(arguments: Sequence[str], command: str) -> tuple["Preset", Sequence[str]]:
-    """The preset that a command begins with, and the arguments after it."""
-    from mars_dist.presets import load
-
-    if arguments and not arguments[0].startswith("-"):
-        return load(arguments[0]), arguments[1:]
-    if "-h" in arguments or "--help" in arguments:
-        return load("tiny"), arguments
-    raise ValueError(f"mars {command}: name a preset or a .toml first, such as: mars {command} tiny ...")
-
-
-def absolute(folder: str) -> str:
-    """Workers run in folders of their own; s3:// stays as it is."""
-    return folder if "://" in folder else str(Path(folder).absolute())
-
-
-def local(folder: str) -> Path:
-    """Raises ValueError for s3://: runs, and what is made of them, are kept on a disk that all workers share."""
-    if "://" in folder:
-        raise ValueError(f"{folder}: is behind an address: runs and sounds lie on a disk that all workers share")
-    return Path(folder).absolute()
-
-
-def make_folder(folder: Path, option: str = "--out") -> None:
-    """Raises ValueError where it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another {option}") from None

@@ -257,6 +257,24 @@ class AdversaryConfig:
 
 
 @dataclass(frozen=True)
+class ClassifierConfig:
+    """The classifier of pitch and family."""
+
+    frames: int = 16
+    """Even spans of time that a picture is averaged over: pitch and timbre lie along frequency."""
+    width: int = 32
+    """Channels of the first convolution; the second has twice as many."""
+    features: int = 128
+    """Width of each head's hidden layer, whose activations are what PKID and IKID compare."""
+    transpose: int = 4
+    """In training each note is moved up or down by at most so many semitones, and its pitch with it; 0: none is."""
+
+    def __post_init__(self) -> None:
+        require_positive("classifier", self, "frames", "width", "features")
+        require_not_negative("classifier", self, "transpose")
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW with a warm-up and a decay."""
 
@@ -352,3 +370,33 @@ class AutoregressorRunConfig:
     autoregressor: AutoregressorConfig = field(default_factory=AutoregressorConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class ClassifierRunConfig:
+    """All that `mars train-classifier` needs; the spectrogram's settings are the data set's."""
+
+    spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=2e-3, weight_decay=0.05, warmup_steps=50, ema=0.99)
+    )
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=500,
+            batch_size=64,
+            precision="float32",
+            shuffle_rows=8192,
+            log_every=50,
+            checkpoint_every=250,
+            validate_every=250,
+            validation_rows=1024,
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.classifier.frames > self.spectrogram.num_frames:
+            raise ValueError(
+                f"classifier.frames: {self.classifier.frames} is more than the picture's {self.spectrogram.num_frames} "
+                "frames: choose at most so many"
+            )

@@ -4,6 +4,7 @@ config.json  model.safetensors (averaged weights)  metrics.json
 and, in an autoregressor's, histogram.safetensors (of the training notes' conditions)  tokenizer/
 """
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor, Conditions
+from mars_dist.classifier import Classifier
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.conditions import Vocabulary
-from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.dataset import DatasetInfo
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT, Phase, wave_from_picture
 from mars_dist.sampling import SamplingConfig, sample_codes
-from mars_dist.serialize import fingerprint, from_plain, read_json, to_plain, write_json
+from mars_dist.serialize import fingerprint, first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.tokenizer import Tokenizer
 
@@ -63,6 +67,13 @@ def save_autoregressor(
     save_folder(folder, weights, config, metrics)
 
 
+def save_classifier(
+    folder: Path, weights: dict[str, Tensor], run: ClassifierRunConfig, info: DatasetInfo, metrics: dict[str, Any]
+) -> None:
+    """Write a classifier's folder, which remembers the notes that it was trained on."""
+    save_folder(folder, weights, {"kind": "classifier", "run": to_plain(run), "source": info.source}, metrics)
+
+
 def save_folder(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], metrics: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     half_written = folder / f".{WEIGHTS}.tmp"
@@ -87,12 +98,39 @@ def tokenizer_fingerprint(folder: Path) -> str:
     return fingerprint(folder / CONFIG, folder / WEIGHTS)
 
 
+def num_parameters(folder: Path) -> int:
+    """Of a model, counted without reading its weights."""
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, TokenizerRunConfig]:
     """A tokenizer with averaged weights, in evaluation mode."""
     run = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
     tokenizer = Tokenizer(run.tokenizer, run.spectrogram, run.codebook)
     tokenizer.load_state_dict(load_file(folder / WEIGHTS))
     return tokenizer.eval().requires_grad_(False), run
+
+
+def load_classifier(folder: Path, info: DatasetInfo) -> Classifier:
+    """The classifier of a data set's notes, with averaged weights, in evaluation mode; CMX does not matter to it.
+
+    Raises ValueError where it was trained on other notes, or on pictures that were made with other settings.
+    """
+    config = read_config(folder, "classifier")
+    run = from_plain(ClassifierRunConfig, config["run"])
+    trained_on = {"source": config["source"], "spectrogram": to_plain(run.spectrogram)}
+    judged = {"source": info.source, "spectrogram": to_plain(info.spectrogram)}
+    for settings in (trained_on, judged):
+        settings["spectrogram"].pop("cmx")
+    if difference := first_difference(trained_on, judged):
+        raise ValueError(
+            f"{folder}: its classifier was trained on a data set with {difference}: "
+            "train one on this data set with mars train-classifier"
+        )
+    classifier = Classifier(run.classifier, run.spectrogram)
+    classifier.load_state_dict(load_file(folder / WEIGHTS))
+    return classifier.eval().requires_grad_(False)
 
 
 @dataclass

@@ -1,97 +1,140 @@
-"""From an evaluation and a run's folder to the page that a person judges by."""
+"""From evaluations and runs' folders to the page that a person judges by, its figures as JSON, and a table as text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mars_dist.dataset import Rows
-from mars_dist.evaluation import LINES, Evaluation, evaluate, model_of
+from mars_dist.evaluation.evaluate import Evaluation, Task, evaluate
+from mars_dist.evaluation.grid import Place, places_of, sample_grid
+from mars_dist.evaluation.judges import Judges
+from mars_dist.evaluation.lines import OF_A_RUN, Version, line_of, model_of
+from mars_dist.evaluation.measures import measure_named, place_of
 from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
-from mars_dist.model import CONFIG, TOKENIZER
+from mars_dist.model import CONFIG, TOKENIZER, num_parameters
+from mars_dist.model import METRICS as BEST
 from mars_dist.nsynth import FAMILIES, SOURCES
 from mars_dist.phase import Phase
 from mars_dist.progress import Say, tenths
 from mars_dist.report import html
-from mars_dist.report.parts import LINES as HEADINGS
-from mars_dist.report.parts import Curve, Ladder, Model, Report, Row, Rung, ScaleUse
+from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Row, Rung, ScaleUse
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json, to_plain, write_json
 from mars_dist.training.journal import METRICS, read_metrics
 
-MEASURES = {
-    "pitch_accuracy": (
-        "Pitch accuracy",
-        "share of notes, higher is better",
-        "The pitch that autocorrelation finds (NSDF, McLeod and Wyvill 2005) is the one asked for, to the semitone.",
-    ),
-    "log_spectral_distance": (
-        "Log-spectral distance",
-        "dB, lower is better",
-        "Mean over frames and bins of |20 log10| difference of a 2048/512 STFT, floor -80 dBFS, from the real note.",
-    ),
-    "mse": ("MSE", "lower is better", "Mean squared difference of the normalised log pictures, from the real note's."),
-    "mae": ("MAE", "lower is better", "Mean absolute difference of the normalised log pictures, from the real note's."),
-}
-EVALUATION = "evaluation.json"
 PHASES: dict[Phase, str] = {
     "griffin_lim": "Griffin-Lim from a random start",
     "pghi": "phase-gradient integration",
     "pghi_griffin_lim": "phase-gradient integration, then Griffin-Lim",
 }
-LADDER = ("real", "griffin_lim", "reconstruction", "sample")
 
 
-def write_page(
-    path: Path, folder: Path, evaluations: Sequence[Evaluation], phase: Phase, sample_rate: int, notice: str
-) -> int:
-    """Write report.html for an autoregressor's folder; returns its size in bytes."""
-    page = Report(
+def evaluate_folders(
+    folders: Sequence[Path],
+    data: str,
+    num_notes: Mapping[str, int],
+    num_shown: int,
+    judges: Judges,
+    sampling: SamplingConfig,
+    phase: Phase,
+    path: Path,
+    say: Say,
+) -> str:
+    """Evaluate autoregressors' folders on each split of `num_notes`; write the page, and its figures beside it.
+
+    Returns the table as text. Raises ValueError where models, data and judges do not fit.
+    """
+    keep_freed_memory()
+    from mars_dist.distributed.cluster import over_cluster
+
+    runs = named(folders)
+    tasks = [Task(runs, data, split, sampling, phase, judges) for split in num_notes]
+    for task in tasks:
+        task.check()
+    evaluations = [
+        evaluate(task, num_notes[task.split], num_shown, tenths(f"evaluate {task.split}"), over_cluster)
+        for task in tasks
+    ]
+    for evaluation in evaluations:
+        for reason in evaluation.left_out:
+            say(f"{evaluation.split}: {reason}")
+    info, rests_on = tasks[0].info, judges.describe(tasks[0].info)
+    figures = {
+        "notice": info.notice,
+        "runs": {name: str(folder) for name, folder in runs.items()},
+        "sampling": to_plain(sampling),
+        "phase": phase,
+        "rests_on": rests_on,
+        "splits": {evaluation.split: to_figures(evaluation) for evaluation in evaluations},
+    }
+    write_json(figures_path(path), figures)
+    grids = {name: sample_grid(tasks[0], folder, over_cluster) for name, folder in runs.items()}
+    report = Report(
         title="MARS: notes from a next-scale transformer",
         description=[
-            f"The model in {folder.name}, heard and measured on notes that it was not trained on.",
+            f"{' and '.join(str(folder.name) for folder in runs.values())}, heard and measured on notes that training "
+            "never had.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {PHASES[phase]}.",
             "valid: (instrument, pitch) pairs that training never had. test: instruments that training never had.",
         ],
-        sample_rate=sample_rate,
-        notice=notice,
-        ladders=[ladder for evaluation in evaluations for ladder in ladders(evaluation, sample_rate)],
-        table=[row for evaluation in evaluations for row in rows(evaluation)],
-        models=[model_part(folder, evaluations[0])],
+        sample_rate=info.spectrogram.sample_rate,
+        notice=info.notice,
+        ladders=[ladder for one in evaluations for ladder in ladders(one, info.spectrogram.sample_rate)],
+        grids=[grid(name, folder, grids[name], info.spectrogram.sample_rate) for name, folder in runs.items()],
+        table=[row for one in evaluations for row in rows(one)],
+        table_notes=[*rests_on, *(f"{one.split}: {reason}" for one in evaluations for reason in one.left_out)],
+        models=[model(name, folder, evaluations[0]) for name, folder in runs.items()],
+        lines=LINES | (headings(list(runs)) if len(runs) > 1 else {}),
     )
-    return html.write(page, path)
+    size = html.write(report, path)
+    say(f"{path}: {size / 2**20:.1f} MiB")
+    return table(evaluations, report)
 
 
-def model_part(folder: Path, evaluation: Evaluation) -> Model:
-    """What the page tells of a run."""
-    tokenizer, autoregressor = read_json(folder / TOKENIZER / CONFIG), read_json(folder / CONFIG)
-    return Model(
-        name=folder.name,
-        facts={},
-        curves=[*curves(folder / TOKENIZER, "Tokenizer"), *curves(folder, "Autoregressor")],
-        codebook=scale_use(evaluation),
-        codebook_size=tokenizer["run"]["tokenizer"]["codebook_size"],
-        settings={"autoregressor": autoregressor, "tokenizer": tokenizer},
-    )
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """A name for each run, by its folder; none where there is one run alone."""
+    if len(folders) == 1:
+        return {"": folders[0]}
+    short = [folder.name for folder in folders]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    return dict(zip(names, folders, strict=True))
+
+
+def figures_path(page: Path) -> Path:
+    """Where the figures of a page lie."""
+    return page.with_suffix(".json")
+
+
+def to_figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "measures": {
+            metric: {line: to_plain(estimate) for line, estimate in lines.items()}
+            for metric, lines in evaluation.measures.items()
+        },
+        "left_out": evaluation.left_out,
+        "codebook": evaluation.codebook,
+    }
+
+
+def headings(runs: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of the lines of several runs: what they are is said once."""
+    first, *others = runs
+    return {line_of(kind, first): (f"{LINES[kind][0]}, {first}", LINES[kind][1]) for kind in OF_A_RUN} | {
+        line_of(kind, run): (f"{LINES[kind][0]}, {run}", "The same, of another model.")
+        for run in others
+        for kind in OF_A_RUN
+    }
 
 
 def ladders(evaluation: Evaluation, sample_rate: int) -> list[Ladder]:
-    """For each shown note the original, its picture made sound, its reconstruction, and a sample asked for alike."""
+    """For each shown note the original, its picture made sound, and what each run makes of it."""
     made = []
     for i, versions in enumerate(evaluation.shown):
         note = {name: values[i].item() for name, values in evaluation.rows.items()}
-        rungs = []
-        for line in LADDER:
-            found = int(detect_pitch(versions[line].wave_BT, sample_rate)[0])
-            heard = f"pitch {found}" if found >= 0 else "no pitch found"
-            rungs.append(
-                Rung(
-                    "original" if line == "real" else line,
-                    versions[line].wave_BT[0].numpy(),
-                    versions[line].picture_B1FN[0, 0].numpy(),
-                    heard if found == note["pitch"] else f"{heard}, asked for {note['pitch']}",
-                )
-            )
+        rungs = [
+            rung("original" if line == "real" else line, version, note["pitch"], sample_rate)
+            for line, version in versions.items()
+        ]
         labels = {
             "pitch": str(note["pitch"]),
             "velocity": str(note["velocity"]),
@@ -102,88 +145,123 @@ def ladders(evaluation: Evaluation, sample_rate: int) -> list[Ladder]:
     return made
 
 
+def rung(line: str, version: Version, pitch: int, sample_rate: int) -> Rung:
+    """One note to hear and see, and which pitch it has."""
+    found = int(detect_pitch(version.wave_BT, sample_rate)[0])
+    heard = f"pitch {found}" if found >= 0 else "no pitch found"
+    caption = heard if found == pitch else f"{heard}, not {pitch}"
+    return Rung(line, version.wave_BT[0].numpy(), version.picture_B1FN[0, 0].numpy(), caption)
+
+
+def grid(name: str, folder: Path, made: Mapping[Place, Version], sample_rate: int) -> Grid:
+    """The run's new notes, by family and pitch."""
+    families, pitches, _ = places_of(model_of(folder).histogram)
+
+    def cell(family: str, pitch: int) -> Rung | None:
+        place = (family, pitch)
+        return rung(line_of("sample", name), made[place], pitch, sample_rate) if place in made else None
+
+    return Grid(
+        f"By family and MIDI pitch{f', {name}' if name else ''}",
+        [str(pitch) for pitch in pitches],
+        {family: [cell(family, pitch) for pitch in pitches] for family in families},
+    )
+
+
 def rows(evaluation: Evaluation) -> list[Row]:
+    """The measures in the order of their catalogue, with a cell for each line."""
+    made = []
+    for name in sorted(evaluation.measures, key=place_of):
+        measure, cells = measure_named(name), {line: evaluation.measures[name].get(line) for line in evaluation.lines}
+        made.append(Row(measure.heading, evaluation.split, measure.unit, measure.formula, cells))
+    return made
+
+
+def model(name: str, folder: Path, evaluation: Evaluation) -> Model:
+    """What the page tells of a run."""
+    tokenizer, autoregressor = read_json(folder / TOKENIZER / CONFIG), read_json(folder / CONFIG)
+    return Model(
+        name=name,
+        facts=facts(folder, tokenizer["run"], autoregressor["run"]),
+        curves=[*curves(folder / TOKENIZER, "Tokenizer"), *curves(folder, "Autoregressor")],
+        codebook=scale_use(folder, evaluation.codebook[name]),
+        codebook_size=tokenizer["run"]["tokenizer"]["codebook_size"],
+        settings={"autoregressor": autoregressor, "tokenizer": tokenizer},
+    )
+
+
+def facts(folder: Path, tokenizer: Mapping[str, Any], autoregressor: Mapping[str, Any]) -> dict[str, str]:
+    """What a model was trained on and with."""
+    mars, best, best_codes = model_of(folder), read_json(folder / BEST), read_json(folder / TOKENIZER / BEST)
+    columns, counts_N = mars.histogram.columns, mars.histogram.counts_N
+    families = [FAMILIES[i] for i in sorted(set(columns["family"].tolist()))]
+    schedule = mars.tokenizer.config.schedule
+    return {
+        "Trained on": f"{counts_N.sum():,} notes, MIDI pitches {columns['pitch'].min()} to {columns['pitch'].max()}: "
+        f"{', '.join(families)}",
+        "Asked for": ", ".join(name.replace("_", " ") for name in mars.vocabulary.choices),
+        "Scales": f"{' '.join(map(str, schedule.sizes))}: {sum(size.area for size in schedule.sizes)} tokens",
+        "Tokenizer": f"{num_parameters(folder / TOKENIZER) / 1e6:.2f} M parameters; {training(tokenizer, best_codes)}",
+        "Autoregressor": f"{num_parameters(folder) / 1e6:.2f} M parameters; {training(autoregressor, best)}",
+    }
+
+
+def training(run: Mapping[str, Any], best: Mapping[str, float]) -> str:
+    figure = next(name for name in ("cross_entropy", "mse") if name in best)
+    return (
+        f"{run['train']['steps']:,} steps of {run['train']['batch_size']} notes, the best at step {best['step']:,}: "
+        f"{figure.replace('_', ' ')} {best[figure]:.4g} on held-out notes"
+    )
+
+
+def scale_use(folder: Path, figures: Mapping[str, float]) -> list[ScaleUse]:
+    names = [name.removeprefix("usage_") for name in figures if name.startswith("usage_")]
+    nats = read_json(folder / BEST)
     return [
-        Row(heading, evaluation.split, unit, formula, evaluation.measures[metric])
-        for metric, (heading, unit, formula) in MEASURES.items()
+        ScaleUse(
+            name, figures[f"usage_{name}"], figures[f"perplexity_{name}"], nats.get(f"scales/cross_entropy_{name}")
+        )
+        for name in names
     ]
 
 
-def scale_use(evaluation: Evaluation) -> list[ScaleUse]:
-    names = [name.removeprefix("usage_") for name in evaluation.codebook if name.startswith("usage_")]
-    figures = evaluation.codebook
-    return [ScaleUse(name, figures[f"usage_{name}"], figures[f"perplexity_{name}"]) for name in names]
-
-
 def curves(folder: Path, heading: str) -> list[Curve]:
-    """The training loss beside the validation figure that the best weights are chosen by."""
+    """The training loss beside the validation figures; the cross-entropy also scale by scale."""
     if not (folder / METRICS).exists():
         return []
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
-    names = [name for name in valid[0] if name in ("mse", "cross_entropy")] if valid else []
-    made = [Curve(f"{heading}: training loss", "step", {"train": series(train, "loss")})]
-    for name in names:
-        both = {"valid": series(valid, name)}
-        if name == "cross_entropy":
-            both = {"train": series(train, "loss"), **both}
-            made = []
-        made.append(Curve(f"{heading}: {name.replace('_', ' ')}", "step", both))
-    return made
+    loss = series(train, "loss")
+    if not valid or "cross_entropy" not in valid[0]:
+        errors = [Curve(f"{heading}: mse", "step", {"valid": series(valid, "mse")})] if valid else []
+        return [Curve(f"{heading}: training loss", "step", {"train": loss}), *errors]
+    prefix = "scales/cross_entropy_"
+    by_scale = {name.removeprefix(prefix): series(valid, name) for name in valid[0] if name.startswith(prefix)}
+    return [
+        Curve(f"{heading}: cross entropy", "step", {"train": loss, "valid": series(valid, "cross_entropy")}),
+        Curve(f"{heading}: cross entropy on held-out notes, by scale", "step", by_scale),
+    ]
 
 
 def series(lines: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
     return [line["step"] for line in lines], [line[name] for line in lines]
 
 
-def evaluate_folder(
-    folder: Path,
-    data: str,
-    num_notes: Mapping[str, int],
-    num_shown: int,
-    sampling: SamplingConfig,
-    phase: Phase,
-    path: Path,
-    say: Say,
-) -> str:
-    """Evaluate an autoregressor's folder on each split of `num_notes`; write evaluation.json beside it, and the page.
-
-    Returns the table as text. Raises ValueError where model and data do not fit.
-    """
-    keep_freed_memory()
-    from mars_dist.distributed.cluster import over_cluster
-
-    spectrogram = model_of(folder).spectrogram
-    evaluations = [
-        evaluate(folder, data, split, num, num_shown, sampling, phase, tenths(f"evaluate {split}"), over_cluster)
-        for split, num in num_notes.items()
-    ]
-    notice = Rows(data, next(iter(num_notes))).info.notice
-    measured = {
-        evaluation.split: {"measures": to_plain_measures(evaluation), "codebook": evaluation.codebook}
-        for evaluation in evaluations
-    }
-    settings = {"sampling": to_plain(sampling), "phase": phase}
-    write_json(folder / EVALUATION, {"notice": notice, **settings, "splits": measured})
-    size = write_page(path, folder, evaluations, phase, spectrogram.sample_rate, notice)
-    say(f"{path}: {size / 2**20:.1f} MiB")
-    return table(evaluations, notice)
-
-
-def to_plain_measures(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    return {
-        metric: {line: to_plain(estimate) for line, estimate in lines.items()}
-        for metric, lines in evaluation.measures.items()
-    }
-
-
-def table(evaluations: Sequence[Evaluation], notice: str) -> str:
+def table(evaluations: Sequence[Evaluation], report: Report) -> str:
     """The measures as text, one split after another."""
-    lines = [notice] if notice else []
+    lines = [report.notice] if report.notice else []
     for evaluation in evaluations:
         lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % bootstrap interval"]
-        lines += [f"{'':24}" + "".join(f"{HEADINGS[line][0]:>28}" for line in LINES)]
-        for metric, (heading, _, _) in MEASURES.items():
-            estimates = [evaluation.measures[metric][line] for line in LINES]
-            cells = [f"{e.value:.3g} [{e.interval[0]:.3g}, {e.interval[1]:.3g}]" for e in estimates]
-            lines += [f"{heading:24}" + "".join(f"{cell:>28}" for cell in cells)]
+        for half in zip(*(two_lines(report.heading(line)) for line in evaluation.lines), strict=True):
+            lines += [f"{'':32}" + "".join(f"{text:>26}" for text in half)] if any(half) else []
+        for row in rows(evaluation):
+            cells = [
+                f"{e.value:.3g} [{e.interval[0]:.3g}, {e.interval[1]:.3g}]" if e else "-" for e in row.cells.values()
+            ]
+            lines += [f"{row.metric:32}" + "".join(f"{cell:>26}" for cell in cells)]
     return "\n".join(lines)
+
+
+def two_lines(heading: str) -> tuple[str, str]:
+    """What a line is, and of which run."""
+    kind, _, run = heading.partition(", ")
+    return kind, run

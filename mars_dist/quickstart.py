@@ -1,6 +1,5 @@
 """From nothing to sound on one machine: the whole pipeline with `tiny`, each stage only where it is not finished."""
 
-import math
 import os
 import platform
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from mars_dist.config import ClassifierRunConfig
 from mars_dist.notes import NotesConfig, render
 from mars_dist.presets import load
 from mars_dist.progress import say, tenths
@@ -39,8 +39,9 @@ class Quickstart:
 def run(options: Quickstart) -> None:
     """Run what is missing, then write summary.json and print the table. Raises ValueError for what a user can mend."""
     from mars_dist.distributed.data import encode, preprocess
+    from mars_dist.evaluation.judges import Judges
     from mars_dist.launch import fit
-    from mars_dist.page import EVALUATION, evaluate_folder
+    from mars_dist.page import evaluate_folders, figures_path
     from mars_dist.phase import DEFAULT
     from mars_dist.sampling import AS_ASKED
     from mars_dist.training.plan import Plan
@@ -48,11 +49,12 @@ def run(options: Quickstart) -> None:
     out = Path(options.out).absolute()
     preset = load(options.preset)
     conditioned = replace(preset.autoregressor.autoregressor, condition_on_instrument=True)
-    notes, pictures, tokenizer, codes, model = (
-        out / name for name in ("notes", "pictures", "tokenizer", "codes", "autoregressor")
+    notes, pictures, tokenizer, codes, model, classifier = (
+        out / name for name in ("notes", "pictures", "tokenizer", "codes", "autoregressor", "classifier")
     )
     tokenizer_plan = Plan(preset.tokenizer, str(pictures), tokenizer)
     model_plan = Plan(replace(preset.autoregressor, autoregressor=conditioned), str(codes), model, str(tokenizer))
+    classifier_plan = Plan(ClassifierRunConfig(preset.tokenizer.spectrogram), str(pictures), classifier)
     stages = Stages(out / "stages.json")
     with stages.run("notes"):
         render(notes, NotesConfig(velocities=VELOCITIES), progress=tenths("notes"))
@@ -64,18 +66,20 @@ def run(options: Quickstart) -> None:
         encode(str(pictures), tokenizer, str(codes), say)
     with stages.run("train_autoregressor"):
         fit(model_plan, options.workers, say)
-    table = out / "table.txt"
+    with stages.run("train_classifier"):
+        fit(classifier_plan, 0, say)
+    table, page = out / "table.txt", out / "report.html"
     with stages.run("evaluate"):
-        if table.exists() and (model / EVALUATION).exists():
-            say(f"{out / 'report.html'}: finished already: nothing to do")
+        if table.exists() and figures_path(page).exists():
+            say(f"{page}: finished already: nothing to do")
         else:
-            page = out / "report.html"
-            text = evaluate_folder(model, str(pictures), MEASURED, SHOWN, AS_ASKED, DEFAULT, page, say)
+            judges = Judges(classifier)
+            text = evaluate_folders([model], str(pictures), MEASURED, SHOWN, judges, AS_ASKED, DEFAULT, page, say)
             table.write_text(f"{text}\n")  # written last: its presence means evaluated
-    write_json(out / "summary.json", summary(stages, notes, tokenizer, model))
+    write_json(out / "summary.json", summary(stages, notes, tokenizer, model, page))
     print(table.read_text())
     for what, path in {
-        "page to listen to": out / "report.html",
+        "page to listen to": page,
         "figures": out / "summary.json",
         "tokenizer": tokenizer,
         "autoregressor": model,
@@ -85,25 +89,19 @@ def run(options: Quickstart) -> None:
     say(f"{'make a note yourself':25} mars sample {model} --pitch 60 --family guitar --out samples/")
 
 
-def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path) -> dict[str, Any]:
+def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path, page: Path) -> dict[str, Any]:
     """What summary.json says."""
-    from safetensors import safe_open
+    from mars_dist.model import num_parameters
+    from mars_dist.page import figures_path
 
-    from mars_dist.model import WEIGHTS
-    from mars_dist.page import EVALUATION
-
-    def parameters(folder: Path) -> int:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-
-    splits = read_json(model / EVALUATION)["splits"]
+    splits = read_json(figures_path(page))["splits"]
     measures, counts = splits["valid"]["measures"], read_json(notes / "notes.json")["counts"]
     return {
         "wall_seconds": {"total": round(sum(stages.seconds.values()), 1)} | stages.seconds,
         "peak_rss_bytes": stages.peak_bytes,
         "cpu": cpu(),
         "notes": counts,
-        "parameters": {"tokenizer": parameters(tokenizer), "autoregressor": parameters(model)},
+        "parameters": {"tokenizer": num_parameters(tokenizer), "autoregressor": num_parameters(model)},
         **{metric: measures[metric] for metric in COMPARED},
         "test": {metric: splits["test"]["measures"][metric] for metric in COMPARED},
     }

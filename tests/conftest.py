@@ -15,6 +15,8 @@ from mars_dist.audio import write_wav
 from mars_dist.config import (
     AutoregressorConfig,
     AutoregressorRunConfig,
+    ClassifierConfig,
+    ClassifierRunConfig,
     CodebookConfig,
     OptimConfig,
     SpectrogramConfig,
@@ -190,3 +192,16 @@ def trained_autoregressor(autoregressor_plan: Plan, train_here: Callable[[Plan],
     """20 undisturbed steps in one process."""
     train_here(autoregressor_plan)
     return autoregressor_plan
+
+
+@pytest.fixture(scope="session")
+def classifier_plan(short_pictures: str, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    config = ClassifierRunConfig(SHORT, ClassifierConfig(frames=4, width=8, features=16), OPTIM, STEPS)
+    return Plan(config, short_pictures, tmp_path_factory.mktemp("classifier") / "one")
+
+
+@pytest.fixture(scope="session")
+def trained_classifier(classifier_plan: Plan, train_here: Callable[[Plan], None]) -> Plan:
+    """20 undisturbed steps in one process."""
+    train_here(classifier_plan)
+    return classifier_plan

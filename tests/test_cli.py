@@ -191,6 +191,24 @@ def test_data_that_does_not_fit(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_classifier_takes_the_spectrogram_of_its_data(
+    refused: Callable[..., str], short_pictures: str, short_codes: str, tmp_path: Path
+) -> None:
+    train = ("train-classifier", "--workers", "0", "--out", tmp_path / "run", "--data")
+    assert refused(*train, tmp_path / "none") == (
+        f"{tmp_path}/none: no data set there: check the path, or make one with mars preprocess"
+    )
+    assert refused(*train, short_pictures, "--classifier.frames", 17) == (
+        "classifier.frames: 17 is more than the picture's 16 frames: choose at most so many"
+    )
+    assert refused(*train, short_codes) == (
+        f"{short_codes}: holds codes, not pictures: give the --out of mars preprocess"
+    )
+    line = refused(*train, short_pictures, "--spectrogram.hop", 250)
+    assert line.startswith("Unrecognized options: --spectrogram.hop")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_tokenizer_that_does_not_fit(
     refused: Callable[..., str],
     trained_tokenizer: Plan,
@@ -289,6 +307,7 @@ def test_a_runs_folder_lies_on_a_disk(refused: Callable[..., str], tmp_path: Pat
         ("train-tokenizer", "debug", "--data", tmp_path, "--out", address),
         ("train-ar", "debug", "--data", tmp_path, "--tokenizer", tmp_path, "--out", address),
         ("train-ar", "debug", "--data", tmp_path, "--tokenizer", address),
+        ("train-classifier", "--data", tmp_path, "--out", address),
         ("encode", "--data", tmp_path, "--tokenizer", address, "--out", tmp_path),
         ("sample", address),
         ("evaluate", address, "--data", tmp_path),
@@ -397,3 +416,12 @@ def test_a_finished_training_is_left_alone(mars: MarsCommand, trained_tokenizer:
     assert again.err == (
         f"mars: {run}: holds a run with optim.lr = 0.002, not 0.5: use its settings, or choose another --out\n"
     )
+
+
+def test_a_classifier_is_trained_on_any_pictures(mars: MarsCommand, short_pictures: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    few = ("--train.steps", 2, "--train.batch-size", 4, "--classifier.width", 4)
+    ended = mars("train-classifier", "--data", short_pictures, "--out", run, "--workers", 0, *few)
+    assert ended.code == 0 and ended.err.endswith(f"{run}: finished\n")
+    assert read_json(run / "config.json")["run"]["spectrogram"]["n_fft"] == 128
+    assert read_json(run / "metrics.json")["step"] == 2

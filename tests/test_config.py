@@ -8,6 +8,8 @@ import pytest
 from mars_dist.config import (
     AdversaryConfig,
     AutoregressorConfig,
+    ClassifierConfig,
+    ClassifierRunConfig,
     CodebookConfig,
     OptimConfig,
     ReconstructionLossConfig,
@@ -67,6 +69,11 @@ INVALID: dict[str, Callable[[], object]] = {
     "adversary.weight: -1 must be 0 or more": lambda: AdversaryConfig(weight=-1),
     "adversary.resolutions: 10 halve the picture's 256 cells to nothing: choose at most 9": lambda: TokenizerRunConfig(
         adversary=AdversaryConfig(resolutions=10)
+    ),
+    "classifier.width: 0 must be above 0": lambda: ClassifierConfig(width=0),
+    "classifier.transpose: -1 must be 0 or more": lambda: ClassifierConfig(transpose=-1),
+    "classifier.frames: 300 is more than the picture's 256 frames: choose at most": lambda: ClassifierRunConfig(
+        classifier=ClassifierConfig(frames=300)
     ),
     "autoregressor.head_width: 6 must be a multiple of 4": lambda: AutoregressorConfig(
         width=12, head_width=6, positions="rotary"

@@ -122,9 +122,10 @@ def curve_figure(curve: Curve) -> str:
     for i, (name, (series_steps, series_values)) in enumerate(curve.series.items()):
         points = zip(x_of(np.asarray(series_steps, float)), y_of(np.asarray(series_values, float)), strict=True)
         text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if math.isfinite(y))
-        polylines += f'<polyline points="{text}" class="series-{i % 5}"/>'
+        style = f"series-{i % 5}{' dashed' if i >= 5 else ''}"
+        polylines += f'<polyline points="{text}" class="{style}"/>'
         last = f"{series_values[-1]:.4g}"
-        legend += f'<li class="series-{i % 5}">{escape(name)} <b>{last}</b></li>'
+        legend += f'<li class="{style}">{escape(name)} <b>{last}</b></li>'
     return (
         f'<figure class="curve"><h3>{escape(curve.title)}</h3>'
         f'<svg viewBox="0 0 480 250" role="img" aria-label="{escape(curve.title)} over {escape(curve.x_label)}">'

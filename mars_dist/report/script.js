@@ -1,12 +1,19 @@
 const players = () => [...document.querySelectorAll("audio")];
 
-// One player at a time.
+function alone(audio) {
+  for (const other of players()) if (other !== audio) other.pause();
+}
+
+// One player at a time. The event comes late: a player that has just been started since is left alone.
 document.addEventListener("play", event => {
-  for (const audio of players()) if (audio !== event.target) audio.pause();
+  for (const other of players()) if (other !== event.target && other.currentTime > 0) other.pause();
 }, true);
 
 function toggle(audio) {
-  if (audio.paused) { audio.currentTime = 0; audio.play(); } else audio.pause();
+  if (!audio.paused) return audio.pause();
+  alone(audio);
+  audio.currentTime = 0;
+  audio.play();
 }
 
 // A grid's pictures are buttons; the player beside each is not shown.

@@ -18,7 +18,6 @@ from mars_dist.config import AutoregressorRunConfig
 from mars_dist.dataset import Columns, Rows
 from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, read_config, save_autoregressor, tokenizer_fingerprint
-from mars_dist.phase import wave_from_picture
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
 from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform, share_of
@@ -26,13 +25,12 @@ from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
+from mars_dist.training.shown import SHOWN, show
 
 NEAR = 8
 """A corrupted code is one of this many nearest ones."""
 FIGURES = (cross_entropy_per_scale, accuracy_per_scale)
 """Of validation."""
-SHOWN = 3
-"""Notes sounded in TensorBoard."""
 LABELS = ["pitch", "velocity", "family", "source", "instrument_str", "qualities"]
 COLUMNS = ["codes", "latents", *LABELS]
 
@@ -133,12 +131,8 @@ class AutoregressorStage:
         mars = Mars.from_pretrained(folder)
         shown = self.held_out.evenly(SHOWN, 0, 1)
         conditions = {name: shown[name] for name in self.vocabulary.cardinalities}
-        pictures_B1FN = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())
-        for i, (picture_1FN, wave_T) in enumerate(
-            zip(pictures_B1FN, wave_from_picture(pictures_B1FN, self.spectrogram), strict=True)
-        ):
-            journal.picture(f"note_{i}/sample", step, picture_1FN[0].numpy())
-            journal.sound(f"note_{i}/sample", step, wave_T.numpy(), self.spectrogram.sample_rate)
+        sample = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())
+        show(journal, step, self.spectrogram, reconstruction=mars.decode(shown["codes"]), sample=sample)
 
     def conditions_of(self, batch: Batch) -> dict[str, Tensor]:
         return {name: batch[name].to(self.run.device) for name in self.vocabulary.cardinalities}

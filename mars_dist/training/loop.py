@@ -1,4 +1,4 @@
-"""The training loop, the same for both stages, one worker or many."""
+"""The training loop, the same for all stages, one worker or many."""
 
 import math
 from collections.abc import Generator
@@ -20,7 +20,7 @@ from mars_dist.training.run import Run
 
 
 class Stage(Protocol):
-    """What is trained: the tokenizer or the autoregressor."""
+    """What is trained: the tokenizer, the autoregressor or the classifier."""
 
     name: str
 

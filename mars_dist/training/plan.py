@@ -4,50 +4,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
+from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.memory import keep_freed_memory
 from mars_dist.serialize import first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
+from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
 from mars_dist.training.loop import Stage, train
 from mars_dist.training.run import CHECKPOINTS, Run
 from mars_dist.training.tokenizer_stage import TokenizerStage
 from mars_dist.training.tokenizer_stage import require_fit as require_pictures_fit
 
+RunConfig = TokenizerRunConfig | AutoregressorRunConfig | ClassifierRunConfig
+KINDS: dict[str, type[RunConfig]] = {
+    "tokenizer": TokenizerRunConfig,
+    "autoregressor": AutoregressorRunConfig,
+    "classifier": ClassifierRunConfig,
+}
+"""The settings of each kind of run, by their section that no other kind has."""
 PLAN, FINISHED = "plan.json", "finished.json"
 """In a run's training/ folder: what it was started with, and that it came to its end."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training of the tokenizer, or, where `tokenizer` names the folder of one, of the autoregressor."""
+    """A training of what its settings are for."""
 
-    config: TokenizerRunConfig | AutoregressorRunConfig
+    config: RunConfig
     data: str
     folder: Path
     tokenizer: str | None = None
+    """The folder of a tokenizer, whose codes an autoregressor is trained on."""
     init_from: str | None = None
     """The folder of a trained model of the same kind, whose weights are the first ones: fine-tuning."""
 
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
-        if isinstance(self.config, TokenizerRunConfig):
-            require_pictures_fit(self.config, self.data, workers)
-            if self.init_from:
-                require_same_tokenizer(Path(self.init_from), self.config)
-        else:
-            require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
-            if self.init_from:
-                require_same_autoregressor(Path(self.init_from), self.config, self.tokenizer_folder)
+        match self.config:
+            case TokenizerRunConfig():
+                require_pictures_fit(self.config, self.data, workers)
+                if self.init_from:
+                    require_same_tokenizer(Path(self.init_from), self.config)
+            case AutoregressorRunConfig():
+                require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
+                if self.init_from:
+                    require_same_autoregressor(Path(self.init_from), self.config, self.tokenizer_folder)
+            case ClassifierRunConfig():
+                require_pictures_fit(self.config, self.data, workers)
         self.require_same_run()
 
     def stage(self, run: Run) -> Stage:
         """What the loop trains; made by every worker."""
         init_from = Path(self.init_from) if self.init_from else None
-        if isinstance(self.config, TokenizerRunConfig):
-            return TokenizerStage(self.config, self.data, run, init_from)
-        return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run, init_from)
+        match self.config:
+            case TokenizerRunConfig():
+                return TokenizerStage(self.config, self.data, run, init_from)
+            case AutoregressorRunConfig():
+                return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run, init_from)
+            case ClassifierRunConfig():
+                return ClassifierStage(self.config, self.data, run)
 
     def train(self, run: Run) -> None:
         """Train to the end; every worker calls it."""
@@ -91,6 +107,6 @@ class Plan:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Plan":
-        kind: type[Any] = AutoregressorRunConfig if plain["tokenizer"] else TokenizerRunConfig
+        kind = next(kind for name, kind in KINDS.items() if name in plain["config"])
         config = from_plain(kind, plain["config"])
         return cls(config, plain["data"], Path(plain["folder"]), plain["tokenizer"], plain.get("init_from"))

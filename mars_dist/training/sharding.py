@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mars_dist.autoregressor import Autoregressor, ConditionedBlock
+from mars_dist.classifier import Classifier
 from mars_dist.config import Precision
 from mars_dist.layers import Block
 from mars_dist.quantizer import MultiScaleQuantizer
@@ -22,7 +23,7 @@ from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
 BLOCKS = (Block, ConditionedBlock)
 LARGE = 1_000_000
 """Parameters from which a block is gathered on its own: a smaller one saves less memory than the call costs time."""
-LOW_PRECISION = (Encoder, Decoder, Autoregressor)
+LOW_PRECISION = (Encoder, Decoder, Autoregressor, Classifier)
 FLOAT32 = (MultiScaleQuantizer, Tokenizer)
 
 

@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mars_dist.cmx import demultiplex
-from mars_dist.config import FEWEST_SCALES, TokenizerRunConfig
+from mars_dist.config import FEWEST_SCALES, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.dataset import Columns, Rows, require_same
 from mars_dist.losses import reconstruction_loss
 from mars_dist.metrics.codebook import advice, count_codes, usage
 from mars_dist.metrics.reconstruction import mae, mse
 from mars_dist.model import save_tokenizer
-from mars_dist.phase import wave_from_picture
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
@@ -30,9 +29,7 @@ from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
-
-SHOWN = 3
-"""Notes shown in TensorBoard."""
+from mars_dist.training.shown import SHOWN, show
 
 
 class TokenizerStage:
@@ -181,22 +178,16 @@ class TokenizerStage:
         save_tokenizer(Path(self.run.folder), weights, self.config, {"step": step} | figures)
         plain = Tokenizer(self.config.tokenizer, self.config.spectrogram)
         plain.load_state_dict(weights)
-        x_BCHW = self.held_out.evenly(SHOWN, 0, 1)["picture"]
-        spectrogram = self.config.spectrogram
-        for name, pictures_BCHW in (("original", x_BCHW), ("reconstruction", plain(x_BCHW).picture_BCHW)):
-            pictures_B1FN = demultiplex(pictures_BCHW, spectrogram.cmx)
-            for i, (picture_1FN, wave_T) in enumerate(
-                zip(pictures_B1FN, wave_from_picture(pictures_B1FN, spectrogram), strict=True)
-            ):
-                journal.picture(f"note_{i}/{name}", step, picture_1FN[0].numpy())
-                journal.sound(f"note_{i}/{name}", step, wave_T.numpy(), spectrogram.sample_rate)
+        x_BCHW, spectrogram = self.held_out.evenly(SHOWN, 0, 1)["picture"], self.config.spectrogram
+        original, reconstruction = (demultiplex(one, spectrogram.cmx) for one in (x_BCHW, plain(x_BCHW).picture_BCHW))
+        show(journal, step, spectrogram, original=original, reconstruction=reconstruction)
 
     def no_hits(self) -> Tensor:
         settings = self.config.tokenizer
         return torch.zeros(len(settings.scales), settings.branches * settings.codebook_size, device=self.run.device)
 
 
-def require_fit(config: TokenizerRunConfig, data: str, workers: int) -> tuple[Rows, Rows]:
+def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str, workers: int) -> tuple[Rows, Rows]:
     """The rows to train on and to validate with. Raises ValueError where data, settings and workers do not fit."""
     share_of(config.train.batch_size, workers)
     rows = Rows(data, "train")

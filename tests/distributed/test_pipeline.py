@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from time import sleep
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -22,12 +22,16 @@ from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from mars_dist import cli
-from mars_dist.evaluation import LINES
-from mars_dist.page import MEASURES
+from mars_dist.evaluation.evaluate import Task, evaluate
+from mars_dist.evaluation.judges import Judges
+from mars_dist.evaluation.measures import OF_NOTES, OF_SETS
+from mars_dist.phase import DEFAULT
+from mars_dist.sampling import AS_ASKED
 from mars_dist.training.journal import read_metrics
 
 COUNTS = {"train": 22, "valid": 10, "test": 33}
 """11 families of 2 instruments at 3 pitches; one wav of train is spoilt."""
+LINES = ["real", "griffin_lim", "reconstruction", "sample", "nearest_training_note"]
 LABELS = ["note_str", "pitch", "velocity", "instrument", "instrument_str", "family", "source", "qualities"]
 
 
@@ -76,6 +80,11 @@ class Journey(NamedTuple):
     spoilt: str
     """The note whose wav is none."""
 
+    @property
+    def table(self) -> str:
+        """What mars evaluate wrote."""
+        return "\n".join(self.ended["evaluate"].lines)
+
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
@@ -83,6 +92,9 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     folder = tmp_path_factory.mktemp("journey")
     notes, pictures, codes, tokenizer, model = (folder / name for name in ("notes", "pictures", "codes", "tok", "ar"))
     few = ("--pitches", 60, 62, "--velocities", 100, "--instruments-per-family", 2, "--valid-share", 0.3)
+    classifier = folder / "classifier"
+    brief = ("--classifier.width", 8, "--train.steps", 20, "--train.batch-size", 4, "--train.checkpoint-every", 10)
+    measured = ("--classifier", classifier, "--notes", 8, "--shown", 2)
     instruments = "--autoregressor.condition-on-instrument"
     commands: dict[str, tuple[object, ...]] = {
         "notes": ("--out", notes, *few),
@@ -90,8 +102,9 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
         "train-tokenizer": ("debug", "--data", pictures, "--out", tokenizer, "--workers", 2),
         "encode": ("--tokenizer", tokenizer, "--data", pictures, "--out", codes),
         "train-ar": ("debug", "--tokenizer", tokenizer, "--data", codes, "--out", model, "--workers", 2, instruments),
+        "train-classifier": ("--data", pictures, "--out", classifier, "--workers", 2, *brief),
         "sample": (model, "--pitch", 60, "--family", "guitar", "--count", 2, "--out", folder / "samples"),
-        "evaluate": (model, "--data", pictures, "--notes", 8, "--shown", 2, "--report", folder / "report.html"),
+        "evaluate": (model, "--data", pictures, *measured, "--report", folder / "report.html"),
     }
     ended, spoilt = {}, None
     for name, words in commands.items():
@@ -104,8 +117,8 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     return Journey(folder, commands, ended, spoilt.stem)
 
 
-def read_json(path: Path) -> dict[str, object]:
-    values: dict[str, object] = json.loads(path.read_text())
+def read_json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text())
     return values
 
 
@@ -181,7 +194,11 @@ def events(folder: Path) -> Iterator[Event]:
             {"train/loss", "valid/mse", "valid/codebook/usage_all"},
             {f"note_{i}/reconstruction" for i in range(3)},
         ),
-        ("ar", {"train/loss", "valid/cross_entropy", "valid/accuracy"}, {f"note_{i}/sample" for i in range(3)}),
+        (
+            "ar",
+            {"train/loss", "valid/cross_entropy", "valid/accuracy"},
+            {f"note_{i}/{name}" for i in range(3) for name in ("reconstruction", "sample")},
+        ),
     ],
 )
 def test_tensorboard_has_curves_pictures_and_sounds(
@@ -208,26 +225,38 @@ def test_samples_are_notes_of_four_seconds(journey: Journey) -> None:
 
 
 def test_every_figure_has_all_lines_its_n_and_its_interval(journey: Journey) -> None:
-    values = read_json(journey.folder / "ar" / "evaluation.json")
+    values = read_json(journey.folder / "report.json")
     assert "not NSynth" in values["notice"]
     assert values["splits"].keys() == {"valid", "test"}
-    for split in values["splits"].values():
-        assert split["measures"].keys() == MEASURES.keys()
-        for lines in split["measures"].values():
-            assert tuple(lines) == LINES
+    for name, split in values["splits"].items():
+        assert split["measures"].keys() == (OF_NOTES | OF_SETS).keys() - {"ndb"}
+        assert [reason.split(" (")[0] for reason in split["left_out"]] == ["NDB/50 is left out: 4 notes in a set"]
+        for measure, lines in split["measures"].items():
+            assert list(lines) == (["real", "sample"] if measure == "training_similarity" else LINES)
             for figure in lines.values():
                 low, high = figure["interval"]
                 assert figure["n"] == 8 and low <= figure["value"] <= high
         assert split["measures"]["mse"]["real"]["value"] == 0
-    table = "\n".join(journey.ended["evaluate"].lines)
-    assert (
-        "valid: 8 notes" in table and "test: 8 notes" in table and "Pitch accuracy" in table and "not NSynth" in table
-    )
+        assert f"{name}: 8 notes" in journey.table
+    assert "Pitch accuracy" in journey.table and "not NSynth" in journey.table
+    [rests_on] = values["rests_on"]
+    assert rests_on.startswith("Classifier ") and "of 10 held-out notes right" in rests_on
+
+
+def test_the_figures_are_those_of_one_process(journey: Journey) -> None:
+    """Measured by workers of Ray before."""
+    judges = Judges(journey.folder / "classifier")
+    task = Task({"": journey.folder / "ar"}, str(journey.folder / "pictures"), "test", AS_ASKED, DEFAULT, judges)
+    here = evaluate(task, 8, 2, lambda done, total: None, map)
+    there = read_json(journey.folder / "report.json")["splits"]["test"]["measures"]
+    for measure, lines in here.measures.items():
+        for line, figure in lines.items():
+            assert figure.value == pytest.approx(there[measure][line]["value"], rel=1e-3, abs=1e-6), (measure, line)
 
 
 def test_the_page_plays(journey: Journey) -> None:
     page = (journey.folder / "report.html").read_text()
-    assert page.count("<audio") == 2 * 2 * 4  # splits, notes shown, rungs of the ladder
+    assert page.count("<audio") == 2 * 2 * 4 + 2 * 11  # splits, notes, rungs; pitches, families
     assert "not NSynth" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -239,7 +268,10 @@ OURS = (
     "rejected ",
     "tokenizer",
     "autoregressor ",
+    "classifier ",
     "evaluate ",
+    "valid: NDB",
+    "test: NDB",
     "/",
 )
 
@@ -252,7 +284,7 @@ def test_only_our_lines_reach_the_terminal(journey: Journey) -> None:
         assert lines and all(line.startswith(OURS) for line in lines), (name, lines)
 
 
-@pytest.mark.parametrize("name", ["notes", "preprocess", "train-tokenizer", "encode", "train-ar"])
+@pytest.mark.parametrize("name", ["notes", "preprocess", "train-tokenizer", "encode", "train-ar", "train-classifier"])
 def test_a_command_that_is_finished_says_so_and_does_nothing(journey: Journey, name: str) -> None:
     command = journey.commands[name]
     if name == "preprocess":  # of the notes as they were, the spoilt one included

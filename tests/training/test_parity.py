@@ -1,4 +1,4 @@
-"""One process, two FSDP workers and a run that was killed half-way train the same model: float32, both stages."""
+"""One process, two FSDP workers and a run that was killed half-way train the same model: float32, all stages."""
 
 import json
 import math
@@ -13,18 +13,20 @@ import pytest
 import torch
 
 from mars_dist.model import Mars, load_tokenizer
-from mars_dist.training.plan import Plan
+from mars_dist.training.plan import KINDS, Plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STAGES = ("trained_tokenizer", "trained_autoregressor")
 WITH_OPTIONS = ("tokenizer_with_options", "autoregressor_with_options")
+CLASSIFIER = "trained_classifier"
+"""It remembers nothing from step to step, so its gradients tell enough."""
 
 RunWorkers = Callable[..., list[int]]
 Losses = Callable[[Plan], list[float]]
 State = Callable[[Plan], dict[str, torch.Tensor]]
 
 
-@pytest.fixture(params=STAGES)
+@pytest.fixture(params=[*STAGES, CLASSIFIER])
 def one(request: pytest.FixtureRequest) -> Plan:
     """An undisturbed run in one process."""
     plan: Plan = request.getfixturevalue(request.param)
@@ -40,7 +42,7 @@ def any_one(request: pytest.FixtureRequest) -> Plan:
 
 def test_golden_losses(one: Plan, losses: Losses) -> None:
     """`make golden` remakes them: read the diff."""
-    name = "tokenizer" if one.tokenizer is None else "autoregressor"
+    [name] = [name for name, kind in KINDS.items() if isinstance(one.config, kind)]
     path = GOLDEN / f"{name}.json"
     if "REMAKE_GOLDEN" in os.environ:
         path.write_text(json.dumps(losses(one), indent=1) + "\n")
@@ -49,6 +51,7 @@ def test_golden_losses(one: Plan, losses: Losses) -> None:
     np.testing.assert_allclose(losses(one), golden, rtol=1e-3)
 
 
+@pytest.mark.parametrize("any_one", [*STAGES, *WITH_OPTIONS, CLASSIFIER], indirect=True)
 def test_gradients_of_two_workers_are_those_of_one(any_one: Plan, run_workers: RunWorkers, tmp_path: Path) -> None:
     for world_size in (1, 2):
         path = tmp_path / f"{world_size}.pt"

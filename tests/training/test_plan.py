@@ -18,8 +18,8 @@ def with_optim(plan: Plan, **settings: float) -> Plan:
     return replace(plan, config=replace(plan.config, optim=replace(plan.config.optim, **settings)))
 
 
-def test_a_plan_survives_the_way_to_a_worker(plan: Plan, autoregressor_plan: Plan) -> None:
-    for one in (plan, autoregressor_plan):
+def test_a_plan_survives_the_way_to_a_worker(plan: Plan, autoregressor_plan: Plan, classifier_plan: Plan) -> None:
+    for one in (plan, autoregressor_plan, classifier_plan):
         assert Plan.from_plain(one.to_plain()) == one
 
 
@@ -50,8 +50,11 @@ def test_finished_means_this_very_run(plan: Plan) -> None:
     assert not with_optim(plan, lr=0.5).finished
 
 
-def test_workers_must_divide_the_batch(plan: Plan, autoregressor_plan: Plan, tmp_path: Path) -> None:
-    for one in (plan, replace(autoregressor_plan, folder=tmp_path / "ar")):
+def test_workers_must_divide_the_batch(
+    plan: Plan, autoregressor_plan: Plan, classifier_plan: Plan, tmp_path: Path
+) -> None:
+    others = (replace(other, folder=tmp_path / "other") for other in (autoregressor_plan, classifier_plan))
+    for one in (plan, *others):
         with pytest.raises(ValueError, match=r"train\.batch_size: 4 is not a multiple of the 3 workers"):
             one.check(workers=3)
         assert not one.folder.exists()

@@ -1,0 +1,74 @@
+"""From the words of a command line to typed settings, and to folders: a user's mistake is a ValueError of one line."""
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from mars_dist.scales import Size
+
+if TYPE_CHECKING:
+    from mars_dist.presets import Preset
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None = None) -> T:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def size(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not Size:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="HxW",
+            instance_from_str=lambda words: Size.parse(words[0]),
+            is_instance=lambda value: isinstance(value, Size),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    complaint = io.StringIO()
+    try:
+        with registry, redirect_stderr(complaint):
+            return cast(T, tyro.cli(kind, args=arguments, prog=f"mars {name}", default=default))
+    except SystemExit as end:
+        if end.code == 0:  # --help
+            raise
+        _, text = complaint.getvalue().strip().split("\n", 1)  # a box: its title, and lines between rules
+        raise ValueError(" ".join(word for word in text.split() if any(map(str.isalnum, word)))) from None
+
+
+def preset_first(arguments: Sequence[str], command: str) -> tuple["Preset", Sequence[str]]:
+    """The preset that a command begins with, and the arguments after it."""
+    from mars_dist.presets import load
+
+    if arguments and not arguments[0].startswith("-"):
+        return load(arguments[0]), arguments[1:]
+    if "-h" in arguments or "--help" in arguments:
+        return load("tiny"), arguments
+    raise ValueError(f"mars {command}: name a preset or a .toml first, such as: mars {command} tiny ...")
+
+
+def absolute(folder: str) -> str:
+    """Workers run in folders of their own; s3:// stays as it is."""
+    return folder if "://" in folder else str(Path(folder).absolute())
+
+
+def local(folder: str) -> Path:
+    """Raises ValueError for s3://: runs, and what is made of them, are kept on a disk that all workers share."""
+    if "://" in folder:
+        raise ValueError(f"{folder}: is behind an address: runs and sounds lie on a disk that all workers share")
+    return Path(folder).absolute()
+
+
+def make_folder(folder: Path, option: str = "--out") -> None:
+    """Raises ValueError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another {option}") from None

@@ -1,0 +1,250 @@
+"""The work of an evaluation: cut into parts, spread, put together again. The figures do not depend on how it is spread.
+
+Suffixes: B notes, F N bins and frames, K scales, W the codes of all codebooks side by side, D cells or features.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mars_dist.cmx import demultiplex
+from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import Columns, DatasetInfo, Rows, require_same
+from mars_dist.evaluation.judges import Features, Judges
+from mars_dist.evaluation.lines import (
+    Version,
+    line_of,
+    lines_of,
+    model_of,
+    read,
+    real_version,
+    resynthesis,
+    sounding,
+    versions_of_run,
+)
+from mars_dist.evaluation.measures import Measured, measure
+from mars_dist.evaluation.sets import set_measures
+from mars_dist.evaluation.work import NOTES_AT_ONCE, Map
+from mars_dist.metrics.codebook import count_codes, usage
+from mars_dist.metrics.neighbours import NearestNote
+from mars_dist.metrics.summary import Estimate, bootstrap
+from mars_dist.phase import Phase
+from mars_dist.sampling import SamplingConfig
+
+FRAMES_AT_ONCE = 4
+"""Averaged before pictures are compared for likeness: it takes a quarter of the memory and of the time."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is evaluated, on which notes, and how."""
+
+    runs: Mapping[str, Path]
+    """Name -> an autoregressor's folder; one alone has the name ""."""
+    data: str
+    split: str
+    sampling: SamplingConfig
+    phase: Phase
+    judges: Judges
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        return Rows(self.data, self.split).info
+
+    def check(self) -> None:
+        """Raises ValueError where data set, runs and judges do not fit each other."""
+        models, info = [model_of(folder) for folder in self.runs.values()], self.info
+        if info.kind != "pictures":
+            raise ValueError(f"{self.data}: holds {info.kind}, not pictures: give the --out of mars preprocess")
+        for mars in models:
+            require_same(replace(mars.spectrogram, cmx=info.spectrogram.cmx), info)
+            self.sampling.per_scale(mars.autoregressor.schedule)
+        self.judges.check(info)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the notes that are measured: a piece of work."""
+
+    first: int
+    """Place of the first one among all measured notes; a sample's noise is keyed by its place."""
+    rows: NDArray[np.int64]
+    """Which rows of the split."""
+    num_shown: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part."""
+
+    part: Part
+    measured: Measured
+    features: Features
+    columns: Columns
+    likeness: dict[str, Tensor]
+    """For real notes and each run's samples (B, D), float16: what their nearest training notes are found by."""
+    hits: dict[str, Tensor]
+    """Run -> (K, W)."""
+    shown: list[dict[str, Version]]
+
+
+@dataclass
+class Evaluation:
+    """What was measured on one split."""
+
+    split: str
+    num_notes: int
+    lines: list[str]
+    measures: dict[str, dict[str, Estimate]]
+    """Metric -> line -> estimate."""
+    left_out: list[str]
+    """Metrics that the number of notes does not allow, each with the rule."""
+    codebook: dict[str, dict[str, float]]
+    """Run -> figures."""
+    shown: list[dict[str, Version]] = field(default_factory=list)
+    """For the notes that are shown: line -> version (one note)."""
+    rows: Columns = field(default_factory=dict)
+    """The evaluated notes, numbers and names alone; those shown come first."""
+
+
+def evaluate(task: Task, num_notes: int, num_shown: int, progress: Callable[[int, int], None], over: Map) -> Evaluation:
+    """Measure real notes, their pictures made sound, and each run's reconstructions, samples and the samples' nearest
+    training notes. Raises ValueError where data set, runs and judges do not fit each other.
+    """
+    task.check()
+    parts = cut(chosen(Rows(task.data, task.split).num_rows, num_notes, num_shown), num_shown)
+    total = sum(len(part.rows) for part in parts)
+    outcomes: list[Outcome] = []
+    for outcome in over(partial(measure_part, task=task), parts):
+        outcomes.append(outcome)
+        progress(sum(len(one.part.rows) for one in outcomes), total)
+    outcomes.sort(key=lambda outcome: outcome.part.first)
+    nearest, likeness = nearest_training_notes(task, outcomes)
+    # Copies: a slice is pickled with all that it is a slice of.
+    jobs = [
+        (part, {run: one_B1FN[part.first :][: len(part.rows)].clone() for run, one_B1FN in nearest.items()})
+        for part in parts
+    ]
+    copies = {first: found for first, *found in over(partial(measure_copies, task=task), jobs)}
+    measured = [likeness, *(outcome.measured for outcome in outcomes), *(copies[part.first][0] for part in parts)]
+    features = [*(outcome.features for outcome in outcomes), *(copies[part.first][1] for part in parts)]
+    of_sets, left_out = set_measures(joined(features), over)
+    return Evaluation(
+        split=task.split,
+        num_notes=total,
+        lines=lines_of(task.runs),
+        measures={metric: estimates(lines) for metric, lines in joined(measured).items()} | of_sets,
+        left_out=left_out,
+        codebook={
+            run: usage(torch.stack([one.hits[run] for one in outcomes]).sum(0), model_of(folder).tokenizer.config)
+            for run, folder in task.runs.items()
+        },
+        shown=[versions for outcome in outcomes for versions in outcome.shown],
+        rows={name: np.concatenate([outcome.columns[name] for outcome in outcomes]) for name in outcomes[0].columns},
+    )
+
+
+def joined(parts: Iterable[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
+    """What all parts have for each metric and line, one note after the other."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
+    for part in parts:
+        for metric, lines in part.items():
+            for line, values in lines.items():
+                found.setdefault(metric, {}).setdefault(line, []).append(values)
+    return {metric: {line: torch.cat(values) for line, values in lines.items()} for metric, lines in found.items()}
+
+
+def estimates(lines: Mapping[str, Tensor]) -> dict[str, Estimate]:
+    """Each line's mean over all notes, with its interval."""
+    return {line: bootstrap(values_B) for line, values_B in lines.items()}
+
+
+def chosen(num_rows: int, num_notes: int, num_shown: int) -> NDArray[np.int64]:
+    """About num_notes rows that lie evenly over the split; first num_shown of them that lie evenly over these."""
+    wanted = np.unique(np.linspace(0, num_rows - 1, min(num_notes, num_rows)).round().astype(np.int64))
+    first = np.unique(np.linspace(0, len(wanted) - 1, min(num_shown, len(wanted))).round().astype(np.int64))
+    return np.concatenate([wanted[first], np.delete(wanted, first)])
+
+
+def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
+    return [
+        Part(first, rows[first : first + NOTES_AT_ONCE], max(0, num_shown - first))
+        for first in range(0, len(rows), NOTES_AT_ONCE)
+    ]
+
+
+def measure_part(part: Part, task: Task) -> Outcome:
+    """Every line's figures but those of the nearest training notes."""
+    columns, info = read(task.data, task.split, part.rows), task.info
+    spectrogram = info.spectrogram
+    real = real_version(spectrogram, columns)
+    versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)}
+    likeness, hits = {"real": likeness_of(real.picture_B1FN)}, {}
+    for run, folder in task.runs.items():
+        mars = model_of(folder)
+        of_run, codes_BL = versions_of_run(mars, real, columns, part.first, task.sampling, task.phase)
+        versions |= {line_of(kind, run): version for kind, version in of_run.items()}
+        likeness[line_of("sample", run)] = likeness_of(of_run["sample"].picture_B1FN)
+        hits[run] = count_codes(codes_BL, mars.tokenizer.config)
+    features = task.judges.features(versions, info)
+    num_shown = min(part.num_shown, len(part.rows))
+    return Outcome(
+        part,
+        measure(versions, real, columns, spectrogram.sample_rate, features),
+        features,
+        {name: values for name, values in columns.items() if values.ndim == 1},
+        likeness,
+        hits,
+        [{line: version.one(i) for line, version in versions.items()} for i in range(num_shown)],
+    )
+
+
+def measure_copies(job: tuple[Part, dict[str, Tensor]], task: Task) -> tuple[int, Measured, Features]:
+    """The figures of training notes as if they were the samples, and the place of the first one."""
+    part, pictures = job
+    columns, info = read(task.data, task.split, part.rows), task.info
+    spectrogram = info.spectrogram
+    versions = {
+        line_of("nearest_training_note", run): sounding(picture_B1FN.float(), spectrogram, task.phase)
+        for run, picture_B1FN in pictures.items()
+    }
+    features, real = task.judges.features(versions, info), real_version(spectrogram, columns)
+    return part.first, measure(versions, real, columns, spectrogram.sample_rate, features), features
+
+
+def likeness_of(picture_B1FN: Tensor) -> Tensor:
+    """(B, D), float16."""
+    return F.avg_pool2d(picture_B1FN, (1, FRAMES_AT_ONCE)).flatten(1).half()
+
+
+def nearest_training_notes(task: Task, outcomes: list[Outcome]) -> tuple[dict[str, Tensor], Measured]:
+    """For each run the pictures (B, 1, F, N), float16, of the training notes nearest to its samples; and how like they
+    are, for the samples and for the real notes. One pass over the training notes."""
+    training, spectrogram = Rows(task.data, "train"), task.info.spectrogram
+    found = {
+        line: NearestNote(torch.cat([outcome.likeness[line] for outcome in outcomes])) for line in outcomes[0].likeness
+    }
+    runs = {run: line_of("sample", run) for run in task.runs}
+    nearest: dict[str, Tensor] = {}
+    for group in training.groups:
+        bank_N1FN = pictures_of(training.read_group(group, ["picture"]), spectrogram)
+        first = found["real"].num_seen
+        for search in found.values():
+            search.update(likeness_of(bank_N1FN))
+        for run, line in runs.items():
+            index_B = found[line].index_B
+            pictures_B1FN = nearest.setdefault(run, torch.empty(len(index_B), *bank_N1FN.shape[1:], dtype=torch.half))
+            renewed_B = index_B >= first
+            pictures_B1FN[renewed_B] = bank_N1FN[index_B[renewed_B] - first].half()
+    return nearest, {"training_similarity": {line: search.similarity_B for line, search in found.items()}}
+
+
+def pictures_of(columns: Columns, spectrogram: SpectrogramConfig) -> Tensor:
+    return demultiplex(torch.from_numpy(columns["picture"].astype(np.float32)), spectrogram.cmx)

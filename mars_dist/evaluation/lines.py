@@ -1,0 +1,104 @@
+"""The lines: each one's version of some held-out notes, as pictures and as sound.
+
+Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples, L codes over all scales.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mars_dist.cmx import demultiplex, multiplex
+from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import Columns, Rows
+from mars_dist.model import Mars
+from mars_dist.phase import Phase, wave_from_picture
+from mars_dist.sampling import SamplingConfig
+from mars_dist.spectrogram import picture_from_wave
+
+SHARED = ("real", "griffin_lim")
+"""griffin_lim: the real notes' own pictures, with the phase that all lines of the runs have too."""
+OF_A_RUN = ("reconstruction", "sample", "nearest_training_note")
+COLUMNS = ["note_str", "picture", "wave", "pitch", "velocity", "family", "source", "instrument_str", "qualities"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One line's version of some notes."""
+
+    picture_B1FN: Tensor
+    wave_BT: Tensor
+
+    def one(self, i: int) -> "Version":
+        """Of one note. Copies: a slice is pickled with all that it is a slice of."""
+        return Version(self.picture_B1FN[i : i + 1].clone(), self.wave_BT[i : i + 1].clone())
+
+
+def line_of(kind: str, run: str) -> str:
+    """A run's line; runs have names where there are several of them."""
+    return f"{kind}, {run}" if run else kind
+
+
+def lines_of(runs: Mapping[str, Path]) -> list[str]:
+    """All lines, in the order of the page."""
+    return [*SHARED, *(line_of(kind, run) for run in runs for kind in OF_A_RUN)]
+
+
+@lru_cache(maxsize=2)
+def model_of(folder: Path) -> Mars:
+    """Loaded once a process."""
+    return Mars.from_pretrained(folder)
+
+
+def read(data: str, split: str, wanted: NDArray[np.int64], names: list[str] = COLUMNS) -> Columns:
+    """The wanted rows of a split, in their order."""
+    rows = Rows(data, split)
+    starts = np.cumsum([0] + [group.num_rows for group in rows.groups])
+    parts: list[Columns] = []
+    for group, start in zip(rows.groups, starts, strict=False):
+        inside = np.flatnonzero((wanted >= start) & (wanted < start + group.num_rows))
+        if len(inside):
+            found = rows.read_group(group, names)
+            parts.append({name: values[wanted[inside] - start] for name, values in found.items()} | {"place": inside})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    back = np.argsort(joined.pop("place"))
+    return {name: values[back] for name, values in joined.items()}
+
+
+def real_version(spectrogram: SpectrogramConfig, columns: Columns) -> Version:
+    """The notes themselves."""
+    x_BCHW = torch.from_numpy(columns["picture"].astype(np.float32))
+    return Version(demultiplex(x_BCHW, spectrogram.cmx), torch.from_numpy(columns["wave"].astype(np.float32)) / 2**15)
+
+
+def sounding(picture_B1FN: Tensor, spectrogram: SpectrogramConfig, phase: Phase) -> Version:
+    """Pictures made sound."""
+    return Version(picture_B1FN, wave_from_picture(picture_B1FN, spectrogram, phase))
+
+
+def resynthesis(real: Version, spectrogram: SpectrogramConfig, phase: Phase) -> Version:
+    """The notes' own pictures made sound, and what picture that sound has."""
+    wave_BT = wave_from_picture(real.picture_B1FN, spectrogram, phase)
+    return Version(picture_from_wave(wave_BT, spectrogram), wave_BT)
+
+
+@torch.inference_mode()
+def versions_of_run(
+    mars: Mars, real: Version, columns: Columns, first_id: int, sampling: SamplingConfig, phase: Phase
+) -> tuple[dict[str, Version], Tensor]:
+    """A run's reconstructions and samples of some notes, and the notes' codes (B, L).
+
+    A sample is asked for with the conditions of its note; its noise is keyed by its place among all that are measured.
+    """
+    codes_BL = mars.tokenizer.encode(multiplex(real.picture_B1FN, mars.spectrogram.cmx))
+    ids = list(range(first_id, first_id + len(codes_BL)))
+    pictures = {
+        "reconstruction": mars.decode(codes_BL),
+        "sample": mars.sample_pictures(mars.vocabulary.of_rows(columns), ids, sampling),
+    }
+    return {kind: sounding(made_B1FN, mars.spectrogram, phase) for kind, made_B1FN in pictures.items()}, codes_BL

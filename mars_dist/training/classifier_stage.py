@@ -1,0 +1,142 @@
+"""Training the classifier of pitch and family.
+
+Suffixes: B batch, F N bins and frames.
+"""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from mars_dist.classifier import NUM_PITCHES, Classifier, Judgement, average_time
+from mars_dist.cmx import demultiplex
+from mars_dist.config import ClassifierRunConfig
+from mars_dist.dataset import Columns, Group, Rows
+from mars_dist.model import save_classifier
+from mars_dist.training import sharding
+from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform
+from mars_dist.training.journal import Journal
+from mars_dist.training.optim import MovingAverage
+from mars_dist.training.run import Run
+from mars_dist.training.tokenizer_stage import require_fit
+
+LABELS = ("pitch", "family")
+UNSEEN = "test"
+"""The split whose instruments were never trained on."""
+
+
+class BriefRows(Rows):
+    """Rows whose pictures have their time averaged as they are read: so thousands are held in memory and shuffled."""
+
+    def __init__(self, folder: str, split: str, frames: int) -> None:
+        super().__init__(folder, split)
+        self.frames = frames
+
+    def read_group(self, group: Group, columns: Sequence[str]) -> Columns:
+        found = super().read_group(group, columns)
+        picture_B1FN = demultiplex(torch.from_numpy(found["picture"]), self.info.spectrogram.cmx)
+        return found | {"picture": average_time(picture_B1FN.float(), self.frames).half().numpy()}
+
+
+class ClassifierStage:
+    """What the loop trains when it trains a classifier. Raises ValueError where the data set does not fit."""
+
+    name = "classifier"
+
+    def __init__(self, config: ClassifierRunConfig, data: str, run: Run) -> None:
+        self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
+        require_fit(config, data, run.world_size)
+
+        def batches(split: str) -> Batches:
+            rows, shuffled = BriefRows(data, split, config.classifier.frames), self.train.shuffle_rows
+            return Batches(rows, ["picture", *LABELS], prepare, self.train.batch_size, self.train.seed, shuffled)
+
+        self.batches, self.held_out = batches("train"), batches("valid")
+        self.info = self.batches.rows.info
+        self.unseen = batches(UNSEEN) if self.info.counts.get(UNSEEN) else None
+        torch.manual_seed(self.train.seed)
+        self.model = Classifier(config.classifier, config.spectrogram).to(run.device)
+
+    def stream(self, first_step: int) -> Generator[Timed, None, None]:
+        return self.batches.stream(first_step, self.run.rank, self.run.world_size)
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy of both questions, for notes that are transposed."""
+        up_B = self.transposition(batch, step)
+        part = {"picture": batch["picture"], "pitch": batch["pitch"] + up_B, "family": batch["family"]}
+        part = {name: values.to(self.run.device) for name, values in part.items()}
+        return nats(self.model(part["picture"], up_B.to(self.run.device)), part)
+
+    def transposition(self, batch: Batch, step: int) -> Tensor:
+        """(B,) semitones, keyed by (seed, step, place); no note leaves the range of MIDI."""
+        most, pitch_B = self.config.classifier.transpose, batch["pitch"]
+        uniform_B = keyed_uniform(self.train.seed, step, batch["place"], 1)[:, 0]
+        up_B = (uniform_B * (2 * most + 1)).long() - most
+        return up_B.clamp(-pitch_B, NUM_PITCHES - 1 - pitch_B)
+
+    def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
+        return {}
+
+    def memory(self) -> dict[str, Tensor]:
+        return {}
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        pass
+
+    def validate(self) -> dict[str, float]:
+        """Cross-entropy, and how many notes' pitch and family it gets right, of instruments that it was trained on."""
+        batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
+        return sharding.mean_over_workers(self.measure(self.model, batch))
+
+    def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+        """Means over the notes of a batch, which may be large."""
+        sums = torch.zeros(3, device=self.run.device)
+        num_notes = len(batch["pitch"])
+        for start in range(0, num_notes, self.train.batch_size):
+            part = {
+                name: values[start : start + self.train.batch_size].to(self.run.device)
+                for name, values in batch.items()
+            }
+            judged = model(part["picture"])
+            loss = torch.stack(list(nats(judged, part).values())).sum()
+            pitch_right_B = judged.pitch_logits_BP.argmax(1) == part["pitch"]
+            family_right_B = judged.family_logits_BA.argmax(1) == part["family"]
+            sums += torch.stack([loss * len(pitch_right_B), pitch_right_B.sum(), family_right_B.sum()])
+        names = ("cross_entropy", "pitch_accuracy", "family_accuracy")
+        return dict(zip(names, (sums / num_notes).tolist(), strict=True))
+
+    def phase(self, step: int) -> int:
+        return 0
+
+    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        """By cross-entropy: inception scores read the probabilities, and accuracies are soon all alike."""
+        return figures["cross_entropy"] < best["cross_entropy"]
+
+    def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
+        """Write the folder, with what the classifier is worth on instruments that it never heard."""
+        metrics = {"step": step, "notes": min(self.train.validation_rows, self.held_out.rows.num_rows)} | figures
+        if self.unseen:
+            plain = Classifier(self.config.classifier, self.config.spectrogram).to(self.run.device).eval()
+            plain.load_state_dict(weights)
+            batch = self.unseen.evenly(self.train.validation_rows, 0, 1)
+            unseen = {"notes": float(len(batch["pitch"]))} | self.measure(plain, batch)
+            journal.keep(UNSEEN, step, unseen)
+            metrics |= {f"{UNSEEN}/{name}": value for name, value in unseen.items()}
+        save_classifier(Path(self.run.folder), weights, self.config, self.info, metrics)
+
+
+def nats(judged: Judgement, batch: Batch) -> dict[str, Tensor]:
+    """The mean cross-entropy of each question."""
+    return {
+        "pitch": cross_entropy(judged.pitch_logits_BP.float(), batch["pitch"]),
+        "family": cross_entropy(judged.family_logits_BA.float(), batch["family"]),
+    }
+
+
+def prepare(columns: Columns) -> Batch:
+    labels = {name: torch.from_numpy(columns[name].astype(np.int64)) for name in LABELS}
+    return {"picture": torch.from_numpy(columns["picture"].astype(np.float32))} | labels

@@ -1,0 +1,115 @@
+"""An evaluation of real models on real notes, in one process: what each line is, and that spreading changes nothing."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate
+from mars_dist.evaluation.grid import places_of, sample_grid
+from mars_dist.evaluation.judges import Judges
+from mars_dist.evaluation.lines import lines_of, model_of, read
+from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
+from mars_dist.phase import DEFAULT
+from mars_dist.sampling import AS_ASKED
+from mars_dist.training.plan import Plan
+
+LINES = ["real", "griffin_lim", "reconstruction", "sample", "nearest_training_note"]
+
+
+@pytest.fixture(scope="module")
+def task(trained_autoregressor: Plan, short_pictures: str) -> Task:
+    return Task({"": trained_autoregressor.folder}, short_pictures, "valid", AS_ASKED, DEFAULT, Judges())
+
+
+@pytest.fixture(scope="module")
+def evaluation(task: Task) -> Evaluation:
+    return evaluate(task, 4, 2, lambda done, total: None, map)
+
+
+def backwards(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+    """As a cluster may do it: in any order."""
+    return [work(item) for item in reversed(list(items))]
+
+
+def test_every_measure_has_its_lines_and_words(evaluation: Evaluation) -> None:
+    assert evaluation.num_notes == 4 and evaluation.lines == LINES
+    by_note = {"pitch_accuracy", "log_spectral_distance", "multi_resolution_stft", "mel_distance", "mse", "mae"}
+    for metric in by_note:
+        assert list(evaluation.measures[metric]) == LINES
+        assert all(estimate.n == 4 for estimate in evaluation.measures[metric].values())
+    assert list(evaluation.measures["training_similarity"]) == ["real", "sample"]
+    assert evaluation.measures.keys() == by_note | {"training_similarity"}
+    assert all(measure_named(name).formula for name in evaluation.measures)
+    assert measure_named("fad vggish:weights.pt").heading == "FAD, vggish"
+    assert not OF_NOTES.keys() & OF_SETS.keys()
+
+
+def test_real_notes_differ_from_themselves_by_nothing(evaluation: Evaluation) -> None:
+    for metric in ("mse", "mae", "log_spectral_distance", "multi_resolution_stft", "mel_distance"):
+        values = {line: estimate.value for line, estimate in evaluation.measures[metric].items()}
+        assert values.pop("real") == 0 < min(values.values())
+
+
+def test_metrics_that_need_more_notes_are_left_out_with_the_rule(evaluation: Evaluation) -> None:
+    assert evaluation.left_out == [
+        "NDB/50 is left out: 2 notes in a set (or a half of one), at least 250 are needed: evaluate more notes"
+    ]
+
+
+def test_spreading_changes_nothing(task: Task, evaluation: Evaluation) -> None:
+    again = evaluate(task, 4, 2, lambda done, total: None, backwards)
+    assert again.measures == evaluation.measures and again.codebook == evaluation.codebook
+    assert again.rows["note_str"].tolist() == evaluation.rows["note_str"].tolist()
+
+
+def test_what_is_shown_are_the_first_rows(task: Task, evaluation: Evaluation) -> None:
+    assert len(evaluation.shown) == 2
+    for i, versions in enumerate(evaluation.shown):
+        assert list(versions) == LINES[:4]
+        wanted = np.array([chosen(4, 4, 2)[i]])
+        wave_BT = torch.from_numpy(read(task.data, "valid", wanted)["wave"].astype(np.float32)) / 2**15
+        assert torch.equal(versions["real"].wave_BT, wave_BT)
+
+
+def test_two_runs_share_the_real_notes_and_are_measured_alike(
+    task: Task, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    """The same model twice, under two names."""
+    other = Path(shutil.copytree(task.runs[""], tmp_path / "other"))
+    both = evaluate(replace(task, runs={"a": task.runs[""], "b": other}), 4, 2, lambda done, total: None, map)
+    assert both.lines == lines_of({"a": other, "b": other}) and len(both.lines) == 8
+    for metric in ("mse", "mel_distance", "training_similarity"):
+        lines, alone = both.measures[metric], evaluation.measures[metric]
+        assert lines["sample, a"] == lines["sample, b"] == alone["sample"]
+        assert lines["real"] == alone["real"]
+    assert both.codebook["a"] == both.codebook["b"] == evaluation.codebook[""]
+
+
+def test_a_data_set_with_other_pictures_is_refused(task: Task, short_codes: str) -> None:
+    with pytest.raises(ValueError, match=r"holds codes, not pictures: give the --out of mars preprocess"):
+        replace(task, data=short_codes).check()
+
+
+def test_the_grid_has_what_training_had(task: Task) -> None:
+    """Each note's family follows from its pitch there: of eleven families and six pitches few pairs meet."""
+    families, pitches, places = places_of(model_of(task.runs[""]).histogram)
+    assert len(families) == 11 and len(pitches) == 6 and pitches[0] == 49 and pitches[-1] == 60
+    assert sorted(pitch for _, pitch in places) == pitches
+    made = sample_grid(task, task.runs[""], map)
+    assert made.keys() == places
+    assert all(version.wave_BT.shape == (1, 2000) for version in made.values())
+    again = sample_grid(task, task.runs[""], backwards)
+    assert all(torch.equal(made[place].wave_BT, again[place].wave_BT) for place in places)
+
+
+def test_rows_are_spread_evenly_and_those_shown_come_first() -> None:
+    assert chosen(100, 10, 2).tolist() == [0, 99, 11, 22, 33, 44, 55, 66, 77, 88]
+    assert chosen(3, 10, 0).tolist() == [0, 1, 2]
+    parts = cut(chosen(100, 20, 10), 10)
+    assert [part.first for part in parts] == [0, 8, 16] and [part.num_shown for part in parts] == [10, 2, 0]
