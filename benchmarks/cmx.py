@@ -16,12 +16,13 @@ from trial import Trial, compare, heading, options_of, slug, so_long, spectrogra
 from mars_dist.codes import LABELS
 from mars_dist.config import SpectrogramConfig, TokenizerRunConfig
 from mars_dist.costs import tokenizer_memory
-from mars_dist.dataset import DatasetInfo, Folder, Rows, write_shard
+from mars_dist.dataset import DatasetInfo, Rows, write_shard
 from mars_dist.distributed.data import preprocess
 from mars_dist.pictures import arrays
 from mars_dist.presets import TINY
 from mars_dist.progress import say
 from mars_dist.scales import Size
+from mars_dist.storage import Folder
 
 PATCH = Size(16, 16)
 NONE = Size(1, 1)

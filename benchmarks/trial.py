@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mars_dist import codes
 from mars_dist.cmx import demultiplex
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
-from mars_dist.dataset import DatasetInfo, Folder, Rows
+from mars_dist.dataset import DatasetInfo, Rows
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.evaluation.evaluate import Task, chosen, cut, evaluate
 from mars_dist.evaluation.judges import Judges
@@ -32,6 +32,7 @@ from mars_dist.progress import say
 from mars_dist.quickstart import cpu
 from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import first_difference, read_json, to_plain, write_json
+from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 

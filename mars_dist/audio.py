@@ -4,62 +4,104 @@ Imports torch only to resample, so that whoever reads and writes files starts at
 """
 
 import io
+import math
 import os
 import struct
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 Wave = NDArray[np.float32]
+ZERO_CROSSINGS = 64
+"""Of the resampler's window, to each side."""
+LARGEST_RATIO = 1000
+"""Of two rates, in lowest terms: the resampler's window grows with it."""
 
 
-def read_note(path: str | os.PathLike[str], sample_rate: int, num_samples: int) -> Wave:
+def read_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
     """(T,) in [-1, 1]: the note in a mono wav file of that rate (Hz) and that length, to the sample.
 
-    Nothing is mended in silence: raises ValueError, naming the file, what was found and the rule, for a file that is
-    missing, unreadable, shorter than its header promises, not mono, of another rate or length, or not finite.
+    Nothing is mended in silence: raises ValueError, with what was found and the rule, for a file that is unreadable,
+    shorter than its header promises, not mono, of another rate or length, or not finite.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    promised, present = _data_bytes(path, content)
-    if promised > present:
-        raise ValueError(
-            f"{path}: truncated: its header promises {promised} bytes of sound, {present} are there: copy it again"
-        )
-    try:
-        wave_TC, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: not a readable wav file ({error.error_string})") from error
-    length, channels = wave_TC.shape
+    require_wav(content)
+    require_whole(content)
+    with _opened(content) as file:
+        rate, channels, wave_TC = file.samplerate, file.channels, file.read(dtype="float32", always_2d=True)
     if channels != 1:
-        raise ValueError(f"{path}: {channels} channels, must be 1: mix it to mono")
+        raise ValueError(f"{channels} channels, must be 1: mix it to mono")
     if rate != sample_rate:
-        raise ValueError(f"{path}: sample rate {rate} Hz, must be {sample_rate} Hz: resample it")
-    if length != num_samples:
-        found = f"{length} samples" if length else "empty"
-        raise ValueError(f"{path}: {found}, must be {num_samples} samples: cut it or fill it up with silence")
-    if not np.isfinite(wave_TC).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples, all must be finite")
+        raise ValueError(f"sample rate {rate} Hz, must be {sample_rate} Hz: resample it")
+    if len(wave_TC) != num_samples:
+        found = f"{len(wave_TC)} samples" if len(wave_TC) else "empty"
+        raise ValueError(f"{found}, must be {num_samples} samples: cut it or fill it up with silence")
+    require_finite(wave_TC)
     return wave_TC[:, 0]
 
 
-def _data_bytes(path: Path, content: bytes) -> tuple[int, int]:
-    """Bytes of sound that a wav file's header promises, and those that follow it; libsndfile reads fewer unasked."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        raise ValueError(f"{path}: {'not a wav file' if content else 'empty'}, must be a RIFF/WAVE file")
+def convert_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
+    """(T,) in [-1, 1]: the note in a file of any format that libsndfile reads, of any rate, length and channels.
+
+    Channels are averaged, another rate is resampled, what is longer is cut at its end, what is shorter is filled up
+    with silence. Raises ValueError for what is unreadable, truncated, empty or not finite, and for odd rates.
+    """
+    require_whole(content)
+    with _opened(content) as file:
+        rate = file.samplerate
+        if max(rate, sample_rate) // math.gcd(rate, sample_rate) > LARGEST_RATIO:
+            raise ValueError(f"sample rate {rate} Hz has no simple ratio to {sample_rate} Hz: resample it")
+        # What comes after the cut is heard by the resampler's window alone.
+        num_read = math.ceil(num_samples * rate / sample_rate) + 2 * ZERO_CROSSINGS * max(1, rate // sample_rate)
+        wave_TC = file.read(num_read, dtype="float32", always_2d=True)
+    if not len(wave_TC):
+        raise ValueError("empty, must hold sound")
+    require_finite(wave_TC)
+    wave_T = resample(wave_TC.mean(1), rate, sample_rate) if rate != sample_rate else wave_TC.mean(1)
+    return np.pad(wave_T[:num_samples], (0, max(0, num_samples - len(wave_T))))
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[soundfile.SoundFile]:
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"not a readable file of sound ({error.error_string})") from error
+
+
+def require_finite(wave_TC: Wave) -> None:
+    if not np.isfinite(wave_TC).all():
+        raise ValueError("holds NaN or infinite samples, all must be finite")
+
+
+def require_wav(content: bytes) -> None:
+    if not is_wav(content):
+        raise ValueError(f"{'not a wav file' if content else 'empty'}, must be a RIFF/WAVE file")
+
+
+def is_wav(content: bytes) -> bool:
+    return content[:4] == b"RIFF" and content[8:12] == b"WAVE"
+
+
+def require_whole(content: bytes) -> None:
+    """Raises ValueError for a wav file that holds less than its header promises; libsndfile reads such ones unasked."""
+    if not is_wav(content):
+        return
     start = 12
     while start + 8 <= len(content):
         name, size = struct.unpack_from("<4sI", content, start)
         start += 8
         if name == b"data":
-            return size, len(content) - start
+            if (present := len(content) - start) < size:
+                raise ValueError(
+                    f"truncated: its header promises {size} bytes of sound, {present} are there: copy it again"
+                )
+            return
         start += size + size % 2
-    raise ValueError(f"{path}: truncated: it has a header and no sound: copy it again")
+    raise ValueError("truncated: it has a header and no sound: copy it again")
 
 
 def write_wav(path: str | os.PathLike[str], wave_T: Wave, sample_rate: int) -> None:
@@ -78,7 +120,7 @@ def resample(wave_T: Wave, from_rate: int, to_rate: int) -> Wave:
         torch.from_numpy(wave_T),
         from_rate,
         to_rate,
-        lowpass_filter_width=64,
+        lowpass_filter_width=ZERO_CROSSINGS,
         rolloff=0.9476,
         resampling_method="sinc_interp_kaiser",
         beta=14.77,

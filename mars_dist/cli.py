@@ -29,9 +29,10 @@ Inline = tyro.conf.arg(name="")
 @dataclass(frozen=True)
 class Preprocess:
     source: str
-    """Folder that holds nsynth-train/, nsynth-valid/ and nsynth-test/, or one of them."""
+    """Folder that holds nsynth-train/, nsynth-valid/ and nsynth-test/, or their .tar.gz; or any audio beside labels.csv
+    or labels.jsonl (file, pitch, family); or one of these itself. Local or s3://."""
     out: str
-    """Folder of the data set."""
+    """Folder of the data set, local or s3://."""
     spectrogram: SpectrogramConfig
     shard_rows: int = 256
     """Notes in a Parquet file."""
@@ -169,8 +170,9 @@ def train_classifier(arguments: Sequence[str]) -> None:
     """Train the classifier of pitch and family that measures generated notes."""
     command = parse(TrainClassifier, arguments, "train-classifier")
     out = local(command.out)
-    from mars_dist.dataset import DatasetInfo, Folder
+    from mars_dist.dataset import DatasetInfo
     from mars_dist.launch import fit
+    from mars_dist.storage import Folder
     from mars_dist.training.plan import Plan
 
     spectrogram = DatasetInfo.load(Folder.open(command.data)).spectrogram
@@ -276,6 +278,34 @@ def evaluate(arguments: Sequence[str]) -> None:
     print(evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, path, say))
 
 
+@dataclass(frozen=True)
+class Show:
+    data: Positional[str]
+    """Folder that mars preprocess or mars encode wrote."""
+    out: str = "examples.png"
+    """Where to draw some of its notes."""
+    split: str = "train"
+    """Of those that are drawn."""
+    notes: int = 12
+    """How many are drawn, spread evenly over the split."""
+
+
+def show(arguments: Sequence[str]) -> None:
+    """Tell what a data set holds, and draw some of its notes."""
+    command = parse(Show, arguments, "show")
+    if command.notes < 1:
+        raise ValueError(f"--notes: {command.notes} must be at least 1")
+    out = local(command.out)
+    from mars_dist.dataset import Rows
+    from mars_dist.show import draw, table
+
+    rows = Rows(command.data, command.split)
+    print(table(rows.info, rows.folder))
+    make_folder(out.parent)
+    draw(rows, command.notes).save(out)
+    say(str(out))
+
+
 def quickstart(arguments: Sequence[str]) -> None:
     """From nothing to sound: render notes, train both stages with `tiny`, sample, measure."""
     from mars_dist.quickstart import Quickstart, run
@@ -295,6 +325,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-classifier": train_classifier,
     "sample": sample,
     "evaluate": evaluate,
+    "show": show,
     "presets": presets,
 }
 

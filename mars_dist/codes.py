@@ -1,6 +1,6 @@
 """From shards of pictures to shards of codes, one job a shard: what each worker does, with or without a cluster."""
 
-import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from mars_dist.config import TokenizerConfig
-from mars_dist.dataset import Array, Columns, DatasetInfo, Folder, Group, Rows, Shard, read_shard_metadata, write_shard
+from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
 from mars_dist.model import load_tokenizer, tokenizer_fingerprint
+from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 
 LABELS = ("note_str", "pitch", "velocity", "instrument", "instrument_str", "family", "source", "qualities")
@@ -25,14 +26,15 @@ def arrays(config: TokenizerConfig) -> tuple[Array, ...]:
 
 def info_of(pictures: DatasetInfo, tokenizer: Path, config: TokenizerConfig) -> DatasetInfo:
     """What the dataset.json of the codes says."""
+    fingerprint = tokenizer_fingerprint(tokenizer)
     return DatasetInfo(
         kind="codes",
         spectrogram=pictures.spectrogram,
         arrays=arrays(config),
-        shards=pictures.shards,
+        shards=tuple(replace(shard, fingerprint=f"{shard.fingerprint} {fingerprint}") for shard in pictures.shards),
         source=pictures.source,
         notice=pictures.notice,
-        tokenizer=tokenizer_fingerprint(tokenizer),
+        tokenizer=fingerprint,
         scales=config.scales,
         codebook_size=config.codebook_size,
     )
@@ -48,17 +50,16 @@ def encode_here(pictures: str, tokenizer: Path, out: str | Path) -> None:
 
 
 def make_shard(shard: Shard, pictures: str, tokenizer: Path, folder: Folder) -> int:
-    """Write the codes of a shard of pictures, unless they are there already; returns the number of rows.
+    """Write the shard of codes, unless it is there already, made of the same pictures; returns the number of rows.
 
     Raises OSError where the disk refuses, ValueError where the pictures are damaged.
     """
     rows = Rows(pictures, shard.split)
-    fingerprint = json.dumps([rows.info.source, tokenizer_fingerprint(tokenizer)])
-    if read_shard_metadata(folder, shard.name).get("fingerprint") == fingerprint:
+    if read_head(folder, shard.name).fingerprint == shard.fingerprint:
         return shard.rows
     parts = [encode_group(rows, group, tokenizer) for group in rows.groups if group.shard == shard.name]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    write_shard(folder, shard.name, columns, {"fingerprint": fingerprint})
+    write_shard(folder, shard.name, columns, {"fingerprint": shard.fingerprint})
     return len(columns["codes"])
 
 

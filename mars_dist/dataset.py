@@ -1,15 +1,15 @@
 """A data set on disk: a folder of Parquet shards and a dataset.json, written last: its presence means complete.
 
-A folder is a local path or s3://bucket/path. A row is a note; an array column is FixedSizeBinary, its shape and dtype
+A row is a note; an array column is FixedSizeBinary, its shape and dtype
 in the field's metadata: any Parquet reader opens it, and numpy reads it without a copy.
 """
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,75 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from mars_dist.config import SpectrogramConfig
 from mars_dist.scales import Size
 from mars_dist.serialize import from_plain, to_plain
+from mars_dist.storage import Folder
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
-HALF_WRITTEN = ".part"
 ROWS_IN_GROUP = 64
 """Rows that are read at once: a row group of a shard."""
+LOOKS_AT_ONCE = 16
 MANY_ALIKE = ("instrument_str",)
 """Columns stored as a dictionary."""
 
 Columns = dict[str, NDArray[Any]]
-
-
-# ---- folders
-
-
-class Folder(NamedTuple):
-    """A folder on some file system, local or S3; it pickles."""
-
-    files: fs.FileSystem
-    path: str
-    name: str
-    """As the user wrote it, for messages."""
-
-    @classmethod
-    def open(cls, name: str | Path) -> "Folder":
-        """Looks at nothing yet. Raises ValueError for an address that is no folder's."""
-        if "://" not in str(name):
-            return cls(fs.LocalFileSystem(), str(Path(name).absolute()), str(name))
-        try:
-            files, path = fs.FileSystem.from_uri(str(name))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{name}: no folder's address ({error}): write a path or s3://bucket/path") from error
-        return cls(files, path, str(name))
-
-    def at(self, file: str) -> str:
-        return f"{self.path}/{file}"
-
-    def list(self) -> set[str]:
-        """The names in the folder; empty where there is none. Raises OSError."""
-        found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return {info.base_name for info in found}
-
-    def read(self, file: str) -> bytes:
-        """Raises OSError."""
-        with self.files.open_input_stream(self.at(file)) as stream:
-            return stream.read()
-
-    def write(self, file: str, data: bytes | pa.Buffer) -> None:
-        """Whole or not at all. Raises OSError where the disk refuses."""
-        if not isinstance(self.files, fs.LocalFileSystem):
-            # An object appears when its upload is complete.
-            with self.files.open_output_stream(self.at(file)) as stream:
-                stream.write(data)
-            return
-        self.files.create_dir(self.path)
-        half_written = Path(self.at(f".{file}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"))
-        try:
-            half_written.write_bytes(data)
-            half_written.replace(self.at(file))
-        finally:
-            half_written.unlink(missing_ok=True)
-
-    def delete(self, file: str) -> None:
-        self.files.delete_file(self.at(file))
 
 
 # ---- dataset.json
@@ -96,6 +42,8 @@ class Shard:
     name: str
     split: str
     rows: int
+    fingerprint: str = ""
+    """Of what it was made from, and how; the shard's own metadata says the same."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +51,9 @@ class Rejected:
     """A note of the source that is not in the data set."""
 
     note_str: str
+    """Or the row of a table of labels."""
     split: str
+    """Or the table."""
     reason: str
 
 
@@ -228,8 +178,8 @@ def from_table(table: pa.Table) -> Columns:
     return columns
 
 
-def write_shard(folder: Folder, name: str, columns: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Whole or not at all; the same input gives the same bytes. Raises OSError where the disk refuses."""
+def shard_bytes(columns: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> pa.Buffer:
+    """A Parquet file; the same input gives the same bytes."""
     table = to_table(columns).replace_schema_metadata(dict(metadata))
     scalars = [field.name for field in table.schema if not pa.types.is_fixed_size_binary(field.type)]
     sink = pa.BufferOutputStream()
@@ -241,17 +191,53 @@ def write_shard(folder: Folder, name: str, columns: Mapping[str, NDArray[Any]], 
         compression_level=1,
         use_dictionary=[name for name in MANY_ALIKE if name in columns],
         write_statistics=scalars,
+        write_page_checksum=True,
     )
-    folder.write(name, sink.getvalue())
+    return sink.getvalue()
 
 
-def read_shard_metadata(folder: Folder, name: str) -> dict[str, str]:
-    """What `write_shard` was given; empty where the shard is missing or damaged."""
+def write_shard(folder: Folder, name: str, columns: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Whole or not at all. Raises OSError where the disk refuses."""
+    folder.write(name, shard_bytes(columns, metadata))
+
+
+class Head(NamedTuple):
+    """What a shard says of itself."""
+
+    rows: int
+    metadata: dict[str, str]
+    """What `write_shard` was given."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.metadata.get("fingerprint", "")
+
+
+def read_head(folder: Folder, name: str) -> Head:
+    """Without rows and metadata where the shard is missing or damaged."""
     try:
-        schema = pq.read_schema(folder.at(name), filesystem=folder.files)
+        found = pq.read_metadata(folder.at(name), filesystem=folder.files)
     except (OSError, pa.ArrowInvalid):
-        return {}
-    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        return Head(0, {})
+    # Arrow's own key holds the schema.
+    metadata = {key.decode(): value.decode() for key, value in (found.metadata or {}).items() if key != b"ARROW:schema"}
+    return Head(found.num_rows, metadata)
+
+
+def read_heads(folder: Folder, names: Sequence[str]) -> list[Head]:
+    """Many at once: a store that is far away takes its time for each."""
+    with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+        return list(pool.map(partial(read_head, folder), names))
+
+
+def require_shards(folder: Folder, shards: Sequence[Shard]) -> None:
+    """Raises ValueError where one in the folder is not the one that was made: the last look before dataset.json."""
+    for shard, head in zip(shards, read_heads(folder, [shard.name for shard in shards]), strict=True):
+        if (head.rows, head.fingerprint) != (shard.rows, shard.fingerprint):
+            raise ValueError(
+                f"{folder.name}/{shard.name}: has changed since it was made (then {shard.rows} rows, now {head.rows}): "
+                "run the same command again, which makes it anew"
+            )
 
 
 class Group(NamedTuple):
@@ -298,7 +284,7 @@ class Rows:
         try:
             # A file of its own for each read: a Parquet reader is not safe to share among threads.
             with self.folder.files.open_input_file(self.folder.at(group.shard)) as stream:
-                reader = pq.ParquetFile(stream)
+                reader = pq.ParquetFile(stream, page_checksum_verification=True)
                 table = reader.read_row_group(group.row_group, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise ValueError(

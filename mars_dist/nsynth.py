@@ -1,14 +1,10 @@
-"""The NSynth format: folders of four-second notes, each split an examples.json beside audio/NOTE_STR.wav.
+"""The NSynth format: a note's labels, as an entry of examples.json, which lies beside audio/NOTE_STR.wav.
 
 Engel 2017, arXiv 1704.01279; https://magenta.withgoogle.com/datasets/nsynth
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 FAMILIES = (
@@ -108,74 +104,21 @@ class Note:
 NOTE_KEYS = tuple(field.name for field in fields(Note))
 
 
-@dataclass(frozen=True)
-class Split:
-    """A split's folder and its notes in the order of their names."""
-
-    name: str
-    """One of SPLITS."""
-    folder: Path
-    notes: tuple[Note, ...]
-
-    def wav(self, note: Note) -> Path:
-        return self.folder / "audio" / f"{note.note_str}.wav"
-
-
-def read_source(folder: str | os.PathLike[str]) -> dict[str, Split]:
-    """The splits in a folder that holds nsynth-train/, nsynth-valid/ and nsynth-test/, or some of them.
-
-    A folder that is a split itself is known by its name, and is the train split where the name says nothing. Whether
-    the wav files are there is not looked at: reading one tells. Raises ValueError, naming the file, the note and the
-    key, for a folder that is not in the format.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        found = "not a folder: unpack an archive first, and" if folder.exists() else "no such folder:"
-        raise ValueError(f"{folder}: {found} give one that holds nsynth-train/, nsynth-valid/ or nsynth-test/")
-    places = {name: folder / f"nsynth-{name}" for name in SPLITS if (folder / f"nsynth-{name}").is_dir()}
-    if not places and (folder / "examples.json").exists():
-        name = folder.resolve().name.removeprefix("nsynth-")
-        places = {name if name in SPLITS else "train": folder}
-    if not places:
-        wanted = ", ".join(f"nsynth-{name}/" for name in SPLITS)
-        raise ValueError(f"{folder}: no notes here: it must hold {wanted} or, itself, examples.json and audio/")
-    return {name: Split(name, place, _read_notes(place)) for name, place in places.items()}
-
-
-def _read_notes(folder: Path) -> tuple[Note, ...]:
-    path = folder / "examples.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no examples.json: a split holds examples.json and audio/")
-    if not (folder / "audio").is_dir():
-        raise ValueError(f"{folder}: no audio/: a split holds examples.json and audio/")
+def notes_of(examples: bytes, name: str) -> list[Note]:
+    """The notes of an examples.json, sorted by their names. Raises ValueError, naming the note and the key."""
     try:
-        examples = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(examples, dict) or not examples:
-        raise ValueError(f"{path}: holds {examples!r:.40}, must be an object of notes keyed by note_str")
+        entries = json.loads(examples)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: not JSON ({error})") from error
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"{name}: holds {entries!r:.40}, must be an object of notes keyed by note_str")
     notes = []
-    for name in sorted(examples):
+    for key in sorted(entries):
         try:
-            note = Note.from_json(examples[name])
-            if note.note_str != name:
+            note = Note.from_json(entries[key])
+            if note.note_str != key:
                 raise ValueError(f"note_str is {note.note_str!r:.40}, must be the key it stands under")
         except ValueError as error:
-            raise ValueError(f"{path}: note {name!r:.80} {error}") from error
+            raise ValueError(f"{name}: note {key!r:.80} {error}") from error
         notes.append(note)
-    return tuple(notes)
-
-
-def fingerprint(splits: Iterable[Split]) -> str:
-    """sha256 over every note's entry and the size of its wav file, which takes seconds where hashing sound takes hours.
-
-    The folder's own place does not count, nor do files that no entry names.
-    """
-    digest = hashlib.sha256()
-    for split in sorted(splits, key=lambda split: SPLITS.index(split.name)):
-        with os.scandir(split.folder / "audio") as files:
-            sizes = {file.name: file.stat().st_size for file in files}
-        for note in split.notes:
-            entry = [split.name, vars(note), sizes.get(f"{note.note_str}.wav")]
-            digest.update(json.dumps(entry, sort_keys=True).encode())
-    return digest.hexdigest()
+    return notes

@@ -252,12 +252,12 @@ def table(evaluations: Sequence[Evaluation], report: Report) -> str:
     for evaluation in evaluations:
         lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % bootstrap interval"]
         for half in zip(*(two_lines(report.heading(line)) for line in evaluation.lines), strict=True):
-            lines += [f"{'':32}" + "".join(f"{text:>26}" for text in half)] if any(half) else []
+            lines += [f"{'':32}" + "".join(f"{text:>28}" for text in half)] if any(half) else []
         for row in rows(evaluation):
             cells = [
                 f"{e.value:.3g} [{e.interval[0]:.3g}, {e.interval[1]:.3g}]" if e else "-" for e in row.cells.values()
             ]
-            lines += [f"{row.metric:32}" + "".join(f"{cell:>26}" for cell in cells)]
+            lines += [f"{row.metric:32}" + "".join(f"{cell:>28}" for cell in cells)]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import Array, Folder, Rejected, read_shard_metadata, write_shard
-from mars_dist.nsynth import QUALITIES, Note, Split
+from mars_dist.dataset import Array, Rejected, Shard, read_heads, shard_bytes, write_shard
+from mars_dist.nsynth import QUALITIES, Note
 from mars_dist.serialize import to_plain
+from mars_dist.sources.archive import filled
+from mars_dist.sources.source import Split, identity
 from mars_dist.spectrogram import picture_from_wave
+from mars_dist.storage import Folder
 
+NOTES_TRIED = 16
+"""Of each split, to estimate its size."""
 NOTES_AT_ONCE = 8
 """Notes transformed together; it bounds memory and does not change a bit of the result."""
 
@@ -29,25 +33,28 @@ class Job:
 
     shard: str
     part: Split
-    """The split, with the shard's notes alone."""
+    """The split, with the shard's entries alone."""
+
+    def fingerprint(self, config: SpectrogramConfig) -> str:
+        """sha256 over the settings, every note's labels and the size of its file."""
+        digest = hashlib.sha256(json.dumps([to_plain(config), self.part.strict]).encode())
+        for entry in self.part.entries:
+            digest.update(identity(entry))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Made:
     """What became of a job."""
 
-    shard: str
-    split: str
-    rows: int
+    shard: Shard
     rejected: tuple[Rejected, ...]
-    kept: bool
-    """It was there already."""
-    peak_bytes: int
+    peak_bytes: int = 0
     """The most memory that the worker has held."""
 
     @property
     def num_notes(self) -> int:
-        return self.rows + len(self.rejected)
+        return self.shard.rows + len(self.rejected)
 
 
 def arrays(config: SpectrogramConfig) -> tuple[Array, ...]:
@@ -60,49 +67,76 @@ def arrays(config: SpectrogramConfig) -> tuple[Array, ...]:
 
 
 def plan(splits: Iterable[Split], shard_rows: int) -> list[Job]:
-    """Cut each split's notes, which are sorted by name, into shards of shard_rows notes."""
+    """Cut each split's entries into shards of shard_rows notes."""
     return [
-        Job(f"{split.name}-{index:05d}.parquet", replace(split, notes=split.notes[start : start + shard_rows]))
+        Job(f"{split.name}-{index:05d}.parquet", split.cut(start, start + shard_rows))
         for split in splits
-        for index, start in enumerate(range(0, len(split.notes), shard_rows))
+        for index, start in enumerate(range(0, len(split.entries), shard_rows))
     ]
 
 
-def make_shard(job: Job, folder: Folder, config: SpectrogramConfig) -> Made:
-    """Write the job's shard, unless it is there already, made from the same notes with the same settings.
+def find_made(jobs: Sequence[Job], folder: Folder, config: SpectrogramConfig) -> list[Made]:
+    """The jobs whose shards are in the folder already, made of the same notes with the same settings."""
+    present = folder.list()
+    candidates = [job for job in jobs if job.shard in present]
+    found = []
+    for job, head in zip(candidates, read_heads(folder, [job.shard for job in candidates]), strict=True):
+        fingerprint = job.fingerprint(config)
+        if head.fingerprint == fingerprint:
+            rejected = tuple(Rejected(**note) for note in json.loads(head.metadata["rejected"]))
+            found.append(Made(Shard(job.shard, job.part.name, head.rows, fingerprint), rejected))
+    return found
 
-    A note that cannot be read is left out and listed. A shard without any row is not written.
+
+def with_contents(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Jobs of one archive, each as soon as all its files are read."""
+    for i, part in filled([job.part for job in jobs]):
+        yield replace(jobs[i], part=part)
+
+
+def make_shard(job: Job, folder: Folder, config: SpectrogramConfig) -> Made:
+    """Write the job's shard. A note that cannot be used is left out and listed; without any row nothing is written.
+
     Raises OSError where the disk refuses.
     """
-    fingerprint = _fingerprint(job, config)
-    found = read_shard_metadata(folder, job.shard)
-    kept = found.get("fingerprint") == fingerprint
-    if kept:
-        rejected = [Rejected(**note) for note in json.loads(found["rejected"])]
-    else:
-        columns, rejected = read_pictures(job.part, config)
-        if len(columns["picture"]):
-            listed = json.dumps(to_plain(rejected))
-            write_shard(folder, job.shard, columns, {"fingerprint": fingerprint, "rejected": listed})
+    fingerprint = job.fingerprint(config)
+    columns, rejected = read_pictures(job.part, config)
+    if num_rows := len(columns["picture"]):
+        metadata = {"fingerprint": fingerprint, "rejected": json.dumps(to_plain(rejected))}
+        write_shard(folder, job.shard, columns, metadata)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Made(job.shard, job.part.name, len(job.part.notes) - len(rejected), tuple(rejected), kept, peak)
+    return Made(Shard(job.shard, job.part.name, num_rows, fingerprint), tuple(rejected), peak)
+
+
+def estimate_bytes(splits: Iterable[Split], config: SpectrogramConfig) -> int:
+    """What the shards of all notes will take, by some of each split's."""
+    total = 0
+    for split in splits:
+        num = len(split.entries)
+        if split.archive:  # what lies at its beginning is soon reached
+            [(_, some)] = filled([split.cut(0, NOTES_TRIED)])
+        else:
+            some = replace(split, entries=split.entries[:: -(-num // NOTES_TRIED)])
+        columns, _ = read_pictures(some, config)
+        if tried := len(columns["picture"]):
+            total += shard_bytes(columns, {}).size * num // tried
+    return total
 
 
 def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDArray[Any]], list[Rejected]]:
     """The columns of a shard, picture (n, C, H, W) float16 among them, and the notes that could not be read."""
-    picture_NCHW = np.empty((len(part.notes), *config.picture_shape), np.float16)
-    wave_NT = np.empty((len(part.notes), config.num_samples), np.int16)
+    picture_NCHW = np.empty((len(part.entries), *config.picture_shape), np.float16)
+    wave_NT = np.empty((len(part.entries), config.num_samples), np.int16)
     notes: list[Note] = []
     rejected: list[Rejected] = []
-    for start in range(0, len(part.notes), NOTES_AT_ONCE):
+    for start in range(0, len(part.entries), NOTES_AT_ONCE):
         waves, first = [], len(notes)
-        for note in part.notes[start : start + NOTES_AT_ONCE]:
-            path = part.wav(note)
+        for entry in part.entries[start : start + NOTES_AT_ONCE]:
             try:
-                waves.append(read_note(path, config.sample_rate, config.num_samples))
-                notes.append(note)
+                waves.append(part.wave(entry, config))
+                notes.append(entry.note)
             except ValueError as error:
-                rejected.append(Rejected(note.note_str, part.name, str(error).removeprefix(f"{path}: ")))
+                rejected.append(Rejected(entry.note.note_str, part.name, str(error)))
         if waves:
             wave_BT = np.stack(waves)
             wave_NT[first : len(notes)] = np.clip(np.rint(wave_BT * 2**15), -(2**15), 2**15 - 1)
@@ -122,13 +156,3 @@ def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDA
     if part.name != "train":
         columns["wave"] = wave_NT[: len(notes)]
     return columns, rejected
-
-
-def _fingerprint(job: Job, config: SpectrogramConfig) -> str:
-    """sha256 over the settings, every note's entry and the size of its wav file."""
-    digest = hashlib.sha256(json.dumps(to_plain(config)).encode())
-    for note in job.part.notes:
-        path = job.part.wav(note)
-        size = path.stat().st_size if path.is_file() else None
-        digest.update(json.dumps([note.to_json(), size], sort_keys=True).encode())
-    return digest.hexdigest()

@@ -1,9 +1,11 @@
 """A small source of real wav files, and models trained on it for a few steps, without Ray."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -24,15 +26,20 @@ from mars_dist.config import (
     TokenizerRunConfig,
     TrainConfig,
 )
-from mars_dist.dataset import DatasetInfo, Folder, Shard
-from mars_dist.nsynth import FAMILIES, QUALITIES, Note, read_source
+from mars_dist.dataset import DatasetInfo
+from mars_dist.nsynth import FAMILIES, QUALITIES, Note
 from mars_dist.scales import Size
+from mars_dist.sources.read import read_source
+from mars_dist.storage import Folder
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun
 
 # A machine that is busy is no failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# Before any worker starts, which has the same.
+os.environ |= {"AWS_ACCESS_KEY_ID": "of tests", "AWS_SECRET_ACCESS_KEY": "of tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
 SHORT = SpectrogramConfig(num_samples=2000, n_fft=128, hop=125, cmx=Size(4, 4))
 STEPS = TrainConfig(
@@ -46,6 +53,28 @@ STEPS = TrainConfig(
     validation_rows=4,
 )
 OPTIM = OptimConfig(lr=2e-3, warmup_steps=4, ema=0.9)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """host:port of an S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """The address of a folder in an empty bucket."""
+    import boto3
+
+    urlopen(Request(f"http://{s3_server}/moto-api/reset", method="POST")).close()
+    boto3.client("s3", endpoint_url=f"http://{s3_server}").create_bucket(Bucket="bucket")
+    return f"s3://bucket/folder?endpoint_override={s3_server}&scheme=http"
 
 
 @pytest.fixture
@@ -65,9 +94,9 @@ def short_pictures(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same notes as a data set of pictures, made without Ray. Read only."""
     source = write_short_notes(tmp_path_factory.mktemp("short") / "notes")
     folder = Folder.open(source.parent / "pictures")
-    jobs = pictures.plan(read_source(source).values(), shard_rows=8)
+    jobs = pictures.plan(read_source(source).splits.values(), shard_rows=8)
     made = [pictures.make_shard(job, folder, SHORT) for job in jobs]
-    shards = tuple(Shard(one.shard, one.split, one.rows) for one in made)
+    shards = tuple(one.shard for one in made)
     DatasetInfo("pictures", SHORT, pictures.arrays(SHORT), shards, source="short notes").save(folder)
     return folder.name
 

@@ -30,7 +30,7 @@ def test_16_bit_levels_come_back_as_they_went(tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.mktemp("levels") / "note.wav"
     write_wav(path, levels / np.float32(2**15), RATE)
     assert np.array_equal(soundfile.read(path, dtype="int16")[0], levels)
-    wave_T = read_note(path, RATE, LENGTH)
+    wave_T = read_note(path.read_bytes(), RATE, LENGTH)
     assert wave_T.shape == (LENGTH,) and wave_T.dtype == np.float32
     assert np.array_equal(wave_T, levels / np.float32(2**15))
 
@@ -38,19 +38,19 @@ def test_16_bit_levels_come_back_as_they_went(tmp_path_factory: pytest.TempPathF
 def test_written_notes_are_mono_16_bit_and_close(wav: Path) -> None:
     info = soundfile.info(wav)
     assert (info.channels, info.samplerate, info.subtype, info.format) == (1, RATE, "PCM_16", "WAV")
-    assert np.abs(read_note(wav, RATE, LENGTH) - tone()).max() <= 0.5 / 2**15
+    assert np.abs(read_note(wav.read_bytes(), RATE, LENGTH) - tone()).max() <= 0.5 / 2**15
 
 
 def test_what_is_too_loud_is_clipped_and_does_not_wrap_around(wav: Path) -> None:
     write_wav(wav, 4 * tone(), RATE)
-    wave_T = read_note(wav, RATE, LENGTH)
+    wave_T = read_note(wav.read_bytes(), RATE, LENGTH)
     assert wave_T.max() > 0.999 and np.all(wave_T * tone() >= 0)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_24", "FLOAT"])
 def test_other_sample_formats_are_read(wav: Path, subtype: str) -> None:
     soundfile.write(wav, tone(), RATE, subtype=subtype)
-    assert np.allclose(read_note(wav, RATE, LENGTH), tone(), atol=1e-6)
+    assert np.allclose(read_note(wav.read_bytes(), RATE, LENGTH), tone(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,15 @@ def test_other_sample_formats_are_read(wav: Path, subtype: str) -> None:
 def test_a_note_unlike_the_setting_is_refused_by_name(wav: Path, wave: np.ndarray, rate: int, message: str) -> None:
     soundfile.write(wav, wave, rate, subtype="FLOAT")
     with pytest.raises(ValueError, match=message) as refusal:
-        read_note(wav, RATE, LENGTH)
-    assert str(wav) in str(refusal.value) and "\n" not in str(refusal.value)
-
-
-def test_missing_files_and_folders_are_refused_by_name(tmp_path: Path) -> None:
-    for path in (tmp_path / "gone.wav", tmp_path):
-        with pytest.raises(ValueError, match=f"{path}: cannot be read"):
-            read_note(path, RATE, LENGTH)
+        read_note(wav.read_bytes(), RATE, LENGTH)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("kept", range(0, 44 + 2 * LENGTH, 13))
 def test_a_file_cut_anywhere_is_refused(wav: Path, kept: int) -> None:
     wav.write_bytes(wav.read_bytes()[:kept])
     with pytest.raises(ValueError, match="truncated" if kept > 12 else "must be a RIFF/WAVE file"):
-        read_note(wav, RATE, LENGTH)
+        read_note(wav.read_bytes(), RATE, LENGTH)
 
 
 def test_a_header_that_promises_more_is_refused_though_the_length_is_right(wav: Path) -> None:
@@ -92,21 +86,21 @@ def test_a_header_that_promises_more_is_refused_though_the_length_is_right(wav: 
     wav.write_bytes(content)
     assert len(soundfile.read(wav)[0]) == LENGTH  # libsndfile says nothing
     with pytest.raises(ValueError, match=f"promises {4 * LENGTH} bytes of sound, {2 * LENGTH} are there"):
-        read_note(wav, RATE, LENGTH)
+        read_note(wav.read_bytes(), RATE, LENGTH)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"RIFF\0\0\0\0WAVE" + b"data\4\0\0\0abcd"])
 def test_what_is_no_wav_file_is_refused(wav: Path, content: bytes) -> None:
     wav.write_bytes(content)
-    with pytest.raises(ValueError, match=r"note\.wav: (empty, must be|not a wav|not a readable wav)"):
-        read_note(wav, RATE, LENGTH)
+    with pytest.raises(ValueError, match=r"(empty, must be|not a wav|not a readable file)"):
+        read_note(wav.read_bytes(), RATE, LENGTH)
 
 
 def test_chunks_before_the_sound_are_stepped_over(wav: Path) -> None:
     content = wav.read_bytes()
-    before = read_note(wav, RATE, LENGTH)
+    before = read_note(wav.read_bytes(), RATE, LENGTH)
     wav.write_bytes(content[:36] + b"LIST\3\0\0\0abc\0" + content[36:])
-    assert np.array_equal(read_note(wav, RATE, LENGTH), before)
+    assert np.array_equal(read_note(wav.read_bytes(), RATE, LENGTH), before)
 
 
 def test_resampling_keeps_what_the_lower_rate_can_hold_and_drops_the_rest() -> None:

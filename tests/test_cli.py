@@ -163,7 +163,7 @@ def test_each_number_of_a_list_is_checked(mars: MarsCommand) -> None:
 
 def test_a_missing_source(refused: Callable[..., str], tmp_path: Path) -> None:
     line = refused("preprocess", "debug", "--source", tmp_path / "none", "--out", tmp_path / "out")
-    assert line == f"{tmp_path}/none: no such folder: give one that holds nsynth-train/, nsynth-valid/ or nsynth-test/"
+    assert line == f"{tmp_path}/none: no such folder, or nothing in it: check the path"
     assert not (tmp_path / "out").exists()
 
 

@@ -21,18 +21,19 @@ from mars_dist.dataset import (
     Array,
     Columns,
     DatasetInfo,
-    Folder,
     Group,
+    Head,
     Rejected,
     Rows,
     Shard,
     from_table,
-    read_shard_metadata,
+    read_head,
     require_same,
     to_table,
     write_shard,
 )
 from mars_dist.scales import Size
+from mars_dist.storage import Folder
 
 CONFIG = SpectrogramConfig()
 PICTURES = DatasetInfo(
@@ -86,7 +87,7 @@ def test_a_shard_of_the_same_rows_has_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.parquet"):
         write_shard(folder, name, columns(70), {"fingerprint": "x"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-    assert read_shard_metadata(folder, "a.parquet")["fingerprint"] == "x"
+    assert read_head(folder, "a.parquet").fingerprint == "x"
 
 
 def test_any_parquet_reader_finds_shape_and_dtype(pictures: Path) -> None:
@@ -176,7 +177,26 @@ def test_a_shard_that_cannot_be_read_is_named(damage: Callable[[Path], Any], pic
     rows.read_group(rows.groups[0], ["pitch"])
     with pytest.raises(ValueError, match=r"train-00001\.parquet: cannot be read"):
         rows.read_group(rows.groups[3], ["pitch"])
-    assert read_shard_metadata(rows.folder, "train-00001.parquet") == {}
+    assert read_head(rows.folder, "train-00001.parquet") == Head(0, {})
+
+
+def test_a_flipped_bit_is_noticed(pictures: Path) -> None:
+    """Wherever it is among the rows."""
+    path = pictures / "train-00001.parquet"
+    rows, content = Rows(pictures, "train"), path.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # where the footer begins
+    noticed = 0
+    for position in range(100, end, 31):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        try:
+            columns = rows.read_group(rows.groups[3], ["note_str", "picture", "pitch", "instrument_str"])
+        except ValueError as error:
+            assert "train-00001.parquet: cannot be read" in str(error)
+            noticed += 1
+        else:  # in what a reader passes over, such as the bounds of a page
+            path.write_bytes(content)
+            assert same(columns, rows.read_group(rows.groups[3], list(columns)))
+    assert noticed > 20
 
 
 def test_settings_that_differ_are_named() -> None:

@@ -17,7 +17,8 @@ pytest.importorskip("tinysoundfont", reason="the notes extra is not installed")
 from mars_dist import notes
 from mars_dist.audio import read_note
 from mars_dist.notes import PROGRAMS, NotesConfig, Sampler, all_instruments, plan, render
-from mars_dist.nsynth import FAMILIES, SPLITS, read_source
+from mars_dist.nsynth import FAMILIES, SPLITS
+from mars_dist.sources.read import read_source
 
 TIMGM6MB = notes._find_soundfont(None)
 # Two instruments a family, one of them for the test split; two notes each. The seed draws the alto saxophone, which has
@@ -44,12 +45,12 @@ def copy(rendered: Path, tmp_path: Path) -> Path:
 
 
 def test_every_note_reads_back_as_a_note_of_nsynths_size(rendered: Path) -> None:
-    splits = read_source(rendered)
+    splits = read_source(rendered).splits
     assert list(splits) == list(SPLITS)
     for split in splits.values():
-        assert {path.stem for path in (split.folder / "audio").iterdir()} == {note.note_str for note in split.notes}
-        for note in split.notes:
-            assert 1e-3 < np.abs(read_note(split.wav(note), 16_000, 64_000)).max() < 1
+        assert set(split.folder.sub("audio").list()) == {f"{note.note_str}.wav" for note in split.notes}
+        for entry, note in zip(split.entries, split.notes, strict=True):
+            assert 1e-3 < np.abs(read_note(split.folder.read(entry.file), 16_000, 64_000)).max() < 1
             assert note.note_str == f"{note.instrument_str}-{note.pitch:03d}-{note.velocity:03d}"
             assert note.instrument_str.startswith(f"{note.instrument_family_str}_{note.instrument_source_str}_")
 
@@ -65,7 +66,7 @@ def test_examples_have_every_key_of_nsynth(rendered: Path) -> None:
 
 def test_the_record_says_what_was_rendered(rendered: Path) -> None:
     record = json.loads((rendered / "notes.json").read_text())
-    splits = read_source(rendered)
+    splits = read_source(rendered).splits
     assert "not NSynth" in record["what"]
     assert record["counts"] == {name: len(split.notes) for name, split in splits.items()}
     assert sum(record["counts"].values()) == 2 * len(record["programs"]) - 1 == 43
@@ -82,7 +83,7 @@ def test_the_bytes_depend_on_neither_the_processes_nor_a_broken_start(rendered: 
 
     with pytest.raises(KeyboardInterrupt):
         render(tmp_path, SMALL, stop, processes=1)
-    with pytest.raises(ValueError, match="no notes here"):
+    with pytest.raises(ValueError, match=r"no notes here"):
         read_source(tmp_path)
     steps = []
     render(tmp_path, SMALL, lambda done, total: steps.append((done, total)), processes=1)

@@ -1,17 +1,13 @@
-"""Folders in NSynth's format."""
+"""A note's labels in NSynth's format."""
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars_dist.audio import write_wav
-from mars_dist.nsynth import FAMILIES, LARGEST, NOTE_KEYS, QUALITIES, SOURCES, Note, fingerprint, read_source
+from mars_dist.nsynth import FAMILIES, LARGEST, NOTE_KEYS, QUALITIES, SOURCES, Note, notes_of
 
 # An entry with every key that NSynth writes, in its order.
 GUITAR = {
@@ -29,25 +25,6 @@ GUITAR = {
     "velocity": 100,
     "qualities_str": ["fast_decay", "percussive"],
 }
-
-
-def entry(**changes: Any) -> dict[str, Any]:
-    return GUITAR | changes
-
-
-def write_split(folder: Path, *entries: dict[str, Any]) -> Path:
-    (folder / "audio").mkdir(parents=True)
-    (folder / "examples.json").write_text(json.dumps({entry["note_str"]: entry for entry in entries}))
-    for each in entries:
-        write_wav(folder / "audio" / f"{each['note_str']}.wav", np.zeros(8, np.float32), 16_000)
-    return folder
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    for split in ("train", "valid", "test"):
-        write_split(tmp_path / f"nsynth-{split}", entry(note_str=f"{split}-b"), entry(note_str=f"{split}-a"))
-    return tmp_path
 
 
 notes = st.builds(
@@ -73,61 +50,11 @@ def test_names_stand_in_nsynths_order() -> None:
     assert (SOURCES[0], SOURCES[2], QUALITIES[0], QUALITIES[9]) == ("acoustic", "synthetic", "bright", "tempo-synced")
 
 
-def test_splits_are_read_in_order_whatever_the_files(source: Path) -> None:
-    splits = read_source(source)
-    assert list(splits) == ["train", "valid", "test"]
-    assert [note.note_str for note in splits["test"].notes] == ["test-a", "test-b"]
-    assert splits["test"].wav(splits["test"].notes[0]) == source / "nsynth-test" / "audio" / "test-a.wav"
-
-
-def test_one_split_is_enough_and_so_is_a_split_itself(source: Path) -> None:
-    alone = read_source(source / "nsynth-valid")
-    shutil.rmtree(source / "nsynth-train")
-    shutil.rmtree(source / "nsynth-test")
-    assert alone == read_source(source)
-    (source / "nsynth-valid").rename(source / "recordings")
-    assert list(read_source(source / "recordings")) == ["train"]
-
-
-def test_a_missing_wav_is_left_to_the_reader(source: Path) -> None:
-    (source / "nsynth-test" / "audio" / "test-a.wav").unlink()
-    assert len(read_source(source)["test"].notes) == 2
-
-
-def test_folders_without_notes_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{tmp_path}/gone: no such folder"):
-        read_source(tmp_path / "gone")
-    with pytest.raises(ValueError, match="must hold nsynth-train/, nsynth-valid/, nsynth-test/ or"):
-        read_source(tmp_path)
-    (tmp_path / "nsynth-train.jsonwav.tar.gz").touch()
-    with pytest.raises(ValueError, match="unpack an archive first"):
-        read_source(tmp_path / "nsynth-train.jsonwav.tar.gz")
-
-
-def test_a_split_that_lacks_a_part_is_refused_by_name(source: Path) -> None:
-    shutil.rmtree(source / "nsynth-test" / "audio")
-    with pytest.raises(ValueError, match="nsynth-test: no audio/"):
-        read_source(source)
-    (source / "nsynth-valid" / "examples.json").unlink()
-    with pytest.raises(ValueError, match=r"nsynth-valid: no examples\.json"):
-        read_source(source)
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xfa", b"[]", b"{}", b"null", b'{"a": 3}', b""])
-def test_examples_that_are_no_object_of_notes_are_refused(source: Path, content: bytes) -> None:
-    (source / "nsynth-train" / "examples.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"examples\.json: (not JSON|holds|note 'a' is 3)") as refusal:
-        read_source(source)
-    assert "\n" not in str(refusal.value)
-
-
 @pytest.mark.parametrize("key", NOTE_KEYS)
-def test_a_lacking_key_is_named_with_its_note(tmp_path: Path, key: str) -> None:
-    (tmp_path / "audio").mkdir()
+def test_a_lacking_key_is_named_with_its_note(key: str) -> None:
     lacking = {name: value for name, value in GUITAR.items() if name != key}
-    (tmp_path / "examples.json").write_text(json.dumps({"odd": lacking}))
-    with pytest.raises(ValueError, match=f"note 'odd' has no '{key}'"):
-        read_source(tmp_path)
+    with pytest.raises(ValueError, match=f"x.json: note 'odd' has no '{key}'"):
+        notes_of(json.dumps({"odd": lacking}).encode(), "x.json")
 
 
 def test_names_that_follow_from_numbers_may_lack() -> None:
@@ -157,34 +84,19 @@ def test_names_that_follow_from_numbers_may_lack() -> None:
         ("note_str", "another"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_note(tmp_path: Path, key: str, value: Any) -> None:
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "examples.json").write_text(json.dumps({GUITAR["note_str"]: entry(**{key: value})}))
-    with pytest.raises(ValueError, match=f"note 'guitar_acoustic_010-066-100' {key} is .*must be") as refusal:
-        read_source(tmp_path)
-    assert str(tmp_path / "examples.json") in str(refusal.value)
+def test_a_wrong_value_is_named_with_its_note(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"x\.json: note 'guitar_acoustic_010-066-100' {key} is .*must be"):
+        notes_of(json.dumps({GUITAR["note_str"]: GUITAR | {key: value}}).encode(), "x.json")
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "..", ".", "", "/etc/passwd", "a\\b", "a\0b", ".hidden"])
-def test_no_name_leads_out_of_the_audio_folder(tmp_path: Path, name: str) -> None:
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "examples.json").write_text(json.dumps({name: entry(note_str=name)}))
+def test_no_name_leads_out_of_the_audio_folder(name: str) -> None:
     with pytest.raises(ValueError, match="must be a file's name"):
-        read_source(tmp_path)
+        notes_of(json.dumps({name: GUITAR | {"note_str": name}}).encode(), "x.json")
 
 
-def test_the_fingerprint_follows_the_notes_and_not_the_place(source: Path, tmp_path_factory: Any) -> None:
-    def now(folder: Path = source) -> str:
-        return fingerprint(read_source(folder).values())
-
-    before = now()
-    moved = tmp_path_factory.mktemp("moved") / "notes"
-    shutil.copytree(source, moved)
-    assert now(moved) == before
-    write_wav(source / "nsynth-test" / "audio" / "test-a.wav", np.zeros(9, np.float32), 16_000)
-    longer = now()
-    (source / "nsynth-test" / "audio" / "test-a.wav").unlink()
-    missing = now()
-    shutil.rmtree(moved / "nsynth-test")
-    write_split(moved / "nsynth-test", entry(note_str="test-a", pitch=67), entry(note_str="test-b"))
-    assert len({before, longer, missing, now(moved)}) == 4
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xfa", b"[]", b"{}", b"null", b'{"a": 3}', b"", b"[" * 100_000])
+def test_examples_that_are_no_object_of_notes_are_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"x\.json: (not JSON|holds|note 'a' is 3)") as refusal:
+        notes_of(content, "x.json")
+    assert "\n" not in str(refusal.value)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from mars_dist import pictures
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import Folder
-from mars_dist.nsynth import Split, read_source
-from mars_dist.pictures import make_shard, plan, read_pictures
+from mars_dist.pictures import Made, find_made, make_shard, plan, read_pictures
+from mars_dist.sources.read import read_source
+from mars_dist.sources.source import Split
 from mars_dist.spectrogram import picture_from_wave
+from mars_dist.storage import Folder
 
 BAD = {
     "not a wav file": lambda wav: wav.write_text("hello"),
@@ -33,25 +35,30 @@ BAD = {
 
 @pytest.fixture
 def train(short_notes: Path) -> Split:
-    return read_source(short_notes)["train"]
+    return read_source(short_notes).splits["train"]
+
+
+def wav(split: Split, i: int) -> Path:
+    """The file of an entry."""
+    return Path(split.folder.at(split.entries[i].file))
 
 
 def test_every_note_is_in_one_shard(short_notes: Path) -> None:
-    splits = read_source(short_notes)
+    splits = read_source(short_notes).splits
     jobs = plan(splits.values(), shard_rows=5)
     assert [job.shard for job in jobs] == [
         *[f"train-{i:05d}.parquet" for i in range(3)],
         "valid-00000.parquet",
         "test-00000.parquet",
     ]
-    assert [note for job in jobs for note in job.part.notes] == [note for s in splits.values() for note in s.notes]
+    assert [note for job in jobs for note in job.part.entries] == [note for s in splits.values() for note in s.entries]
 
 
 def test_a_row_is_the_notes_picture_and_its_labels(train: Split, short: SpectrogramConfig) -> None:
     columns, rejected = read_pictures(train, short)
     assert not rejected
     for i, note in enumerate(train.notes):
-        wave_T = torch.from_numpy(read_note(train.wav(note), short.sample_rate, short.num_samples))
+        wave_T = torch.from_numpy(read_note(wav(train, i).read_bytes(), short.sample_rate, short.num_samples))
         expected_1CHW = multiplex(picture_from_wave(wave_T[None], short), short.cmx).half()
         assert (columns["picture"][i] == expected_1CHW[0].numpy()).all()
         assert columns["note_str"][i] == note.note_str
@@ -74,25 +81,23 @@ def test_notes_at_once_change_nothing(
 def test_a_bad_wav_is_left_out_with_its_reason(reason: str, train: Split, short: SpectrogramConfig) -> None:
     expected, _ = read_pictures(train, short)
     harm: Callable[[Path], Any] = BAD[reason]
-    harm(train.wav(train.notes[4]))
+    harm(wav(train, 4))
     columns, rejected = read_pictures(train, short)
     assert [note.note_str for note in rejected] == [train.notes[4].note_str]
     assert reason in rejected[0].reason
-    assert str(train.folder) not in rejected[0].reason
+    assert train.folder.path not in rejected[0].reason
     for name, values in expected.items():
         assert (columns[name] == np.delete(values, 4, axis=0)).all()
 
 
 def test_a_shard_is_made_once(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
     folder = Folder.open(tmp_path / "out")
-    source = read_source(short_notes)
-    job = plan(source.values(), shard_rows=8)[0]
-    source["train"].wav(job.part.notes[0]).unlink()
-    made = make_shard(job, folder, short)
-    assert (made.rows, len(made.rejected), made.kept) == (7, 1, False)
-    again = make_shard(job, folder, short)
-    assert again.kept
-    assert (again.rows, again.rejected) == (made.rows, made.rejected)
+    jobs = plan(read_source(short_notes).splits.values(), shard_rows=8)
+    wav(jobs[0].part, 0).unlink()
+    assert find_made(jobs, folder, short) == []
+    made = make_shard(jobs[0], folder, short)
+    assert (made.shard.rows, len(made.rejected)) == (7, 1)
+    assert [replace(one, peak_bytes=made.peak_bytes) for one in find_made(jobs, folder, short)] == [made]
 
 
 def test_a_shard_of_other_notes_or_settings_is_made_again(
@@ -100,23 +105,37 @@ def test_a_shard_of_other_notes_or_settings_is_made_again(
 ) -> None:
     folder = Folder.open(tmp_path / "out")
 
-    def first_job() -> pictures.Job:
-        return plan(read_source(short_notes).values(), shard_rows=8)[0]
+    def found(config: SpectrogramConfig = short) -> list[Made]:
+        return find_made(plan(read_source(short_notes).splits.values(), shard_rows=8), folder, config)
 
-    make_shard(first_job(), folder, short)
-    assert not make_shard(first_job(), folder, SpectrogramConfig(num_samples=2000, n_fft=256, hop=250)).kept
-    make_shard(first_job(), folder, short)
+    jobs = plan(read_source(short_notes).splits.values(), shard_rows=8)
+    make_shard(jobs[0], folder, short)
+    assert len(found()) == 1 and not found(replace(short, hop=100, num_samples=1600))
     examples = short_notes / "nsynth-train" / "examples.json"
-    examples.write_text(examples.read_text().replace('"velocity": 100', '"velocity": 101'))
-    assert not make_shard(first_job(), folder, short).kept
-    first_job().part.wav(first_job().part.notes[0]).write_text("not the sound that it was")
-    assert make_shard(first_job(), folder, short).rows == 7
+    before = examples.read_text()
+    examples.write_text(before.replace('"velocity": 100', '"velocity": 101'))
+    assert not found()
+    examples.write_text(before)
+    assert len(found()) == 1
+    wav(jobs[0].part, 0).write_text("not the sound that it was")
+    assert not found()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda shard: os.truncate(shard, 2000)], ids=["missing", "truncated"])
+def test_a_damaged_shard_is_made_again(
+    damage: Callable[[Path], Any], short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    folder = Folder.open(tmp_path / "out")
+    jobs = plan(read_source(short_notes).splits.values(), shard_rows=8)
+    make_shard(jobs[0], folder, short)
+    damage(tmp_path / "out" / jobs[0].shard)
+    assert not find_made(jobs, folder, short)
 
 
 def test_a_shard_without_rows_is_not_written(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
     folder = Folder.open(tmp_path / "out")
-    job = plan(read_source(short_notes).values(), shard_rows=8)[0]
-    for note in job.part.notes:
-        job.part.wav(note).unlink()
-    assert make_shard(job, folder, short).rows == 0
+    job = plan(read_source(short_notes).splits.values(), shard_rows=8)[0]
+    for i in range(8):
+        wav(job.part, i).unlink()
+    assert make_shard(job, folder, short).shard.rows == 0
     assert not folder.list()

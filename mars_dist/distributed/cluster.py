@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray.data
@@ -12,29 +12,54 @@ from mars_dist.distributed.runtime import connect
 from mars_dist.memory import keep_freed_memory
 
 Item = TypeVar("Item")
+Between = TypeVar("Between")
 Result = TypeVar("Result")
+ONE_BY_ONE: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+READING = 0.01
+"""CPUs: who reads waits most of the time for those who work. (And what asks for less is not fused with them.)"""
 
 
 def over_cluster(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """work(item) for each item, in the order in which they are done. Raises what the work raises, but only OSError and
     ValueError as themselves."""
-    connect()
+    yield from _results(_rows(items).map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
 
-    def run(batch: pa.Table) -> pa.Table:
+
+def stream_over_cluster(
+    read: Callable[[Item], Iterator[Between]], work: Callable[[Between], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    """work(x) for each x in read(item) for each item: one process reads on while others work on what it has read."""
+    rows = _rows(items).map_batches(_on_each(read), num_cpus=READING, **ONE_BY_ONE)
+    yield from _results(rows.map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
+
+
+def _rows(items: Iterable[Any]) -> ray.data.Dataset:
+    connect()
+    rows = [{"item": pickle.dumps(item)} for item in items]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def _on_each(work: Callable[[Any], Iterator[Any]]) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """Rows to rows; what has failed before is handed on."""
+
+    def run(batch: pa.Table) -> Iterator[pa.Table]:
         torch.set_num_threads(1)  # Ray starts a task for each CPU
         keep_freed_memory()
+        item = pickle.loads(batch["item"][0].as_py())
         try:
-            result: Result | Exception = work(pickle.loads(batch["item"][0].as_py()))
+            if isinstance(item, Exception):
+                raise item
+            for result in work(item):
+                yield pa.table({"item": pa.array([pickle.dumps(result)], pa.large_binary())})
         except (OSError, ValueError) as error:
-            result = error
-        return pa.table({"result": [pickle.dumps(result)]})
+            yield pa.table({"item": pa.array([pickle.dumps(error)], pa.large_binary())})
 
-    rows = [{"item": pickle.dumps(item)} for item in items]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        run, batch_size=1, batch_format="pyarrow"
-    )
-    for row in done.iter_rows():
-        result = pickle.loads(row["result"])
+    return run
+
+
+def _results(rows: ray.data.Dataset) -> Iterator[Any]:
+    for row in rows.iter_rows():
+        result = pickle.loads(row["item"])
         if isinstance(result, Exception):
             raise result
         yield result

@@ -1,20 +1,22 @@
 """Preprocessing and encoding over a cluster: Ray Data runs the jobs of `pictures` and `codes`, one a shard."""
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from mars_dist import codes
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import HALF_WRITTEN, MANIFEST, DatasetInfo, Folder, Shard, require_same
-from mars_dist.distributed.cluster import over_cluster
+from mars_dist.dataset import MANIFEST, DatasetInfo, Rejected, require_same, require_shards
+from mars_dist.distributed.cluster import over_cluster, stream_over_cluster
+from mars_dist.lease import sole_writer
 from mars_dist.model import load_tokenizer
-from mars_dist.nsynth import fingerprint, read_source
-from mars_dist.pictures import Job, Made, arrays, make_shard, plan
+from mars_dist.pictures import Job, Made, arrays, estimate_bytes, find_made, make_shard, plan, with_contents
 from mars_dist.progress import Say
+from mars_dist.sources.read import read_source
+from mars_dist.sources.source import fingerprint
+from mars_dist.storage import HALF_WRITTEN, Folder
 
 SECONDS_BETWEEN_LINES = 3
 SHOWN = 5
@@ -28,46 +30,49 @@ def preprocess(
     shard_rows: int = 256,
     progress: Say = print,
 ) -> DatasetInfo:
-    """Turn the notes in the folder `source` into a data set of pictures in the folder `out`, local or s3://.
+    """Turn the notes of a source (`sources.read`) into a data set of pictures in the folder `out`; local or s3://.
 
     Shards have deterministic names and bytes; those that are there already are kept, so a run that was broken off goes
-    on. A wav that cannot be read is left out and listed in dataset.json with the reason. Raises ValueError for a bad
-    source, a folder that cannot be written or holds another data set, and where no note could be read.
+    on. A note that cannot be used is left out and listed in dataset.json with the reason. Raises ValueError for a bad
+    source or one that changes meanwhile, for a folder that cannot be written, holds another data set or is being
+    written by another run, and where no note could be used.
     """
-    splits = read_source(Path(source).absolute())
-    notes_print = fingerprint(splits.values())
-    folder = Folder.open(str(out))
+    source = str(source)
+    notes, folder = read_source(source), Folder.open(str(out))
+    notes_print = fingerprint(notes)
     done = _finished(folder, notes_print, config)
     if done is not None:
         progress(f"{out}: finished already, {_counted(done)}: nothing to do")
         return done
-
-    jobs = plan(splits.values(), shard_rows)
-    num_notes = sum(len(job.part.notes) for job in jobs)
+    jobs = plan(notes.splits.values(), shard_rows)
+    if not jobs:
+        raise none_usable(source, notes.rejected)
     try:
-        results = {one.shard: one for one in _run(jobs, num_notes, folder, config, progress)}
-        made = [results[job.shard] for job in jobs]
-        rejected = tuple(note for one in made for note in one.rejected)
-        assert sum(one.rows for one in made) + len(rejected) == num_notes
-        for note in rejected[:SHOWN]:
-            progress(f"rejected {note.note_str} ({note.split}): {note.reason}")
-        if len(rejected) == num_notes:
-            first = f", the first because: {rejected[0].reason}" if rejected else ""
-            raise ValueError(f"{source}: none of its {num_notes} notes could be used{first}")
-        info = DatasetInfo(
-            kind="pictures",
-            spectrogram=config,
-            arrays=arrays(config),
-            shards=tuple(Shard(one.shard, one.split, one.rows) for one in made if one.rows),
-            source=notes_print,
-            notice=_notice(Path(source)),
-            rejected=rejected,
-        )
-        info.save(folder)
-        _delete_leftovers(folder, info)
+        with sole_writer(folder, progress) as require_held:
+            found = find_made(jobs, folder, config)
+            require_room(folder, estimate_bytes(notes.splits.values(), config), len(found) / len(jobs), progress)
+            made = make_shards(jobs, found, folder, config, progress)
+            rejected = (*notes.rejected, *(note for one in made for note in one.rejected))
+            info = DatasetInfo(
+                kind="pictures",
+                spectrogram=config,
+                arrays=arrays(config),
+                shards=tuple(one.shard for one in made if one.shard.rows),
+                source=notes_print,
+                notice=notes.notice,
+                rejected=rejected,
+            )
+            if not info.shards:
+                raise none_usable(source, rejected)
+            if fingerprint(read_source(source)) != notes_print:
+                raise ValueError(f"{source}: has changed while it was read: run the same command again")
+            finish(folder, info, require_held)
     except OSError as error:
         raise _cannot_be_written(out, error) from error
+    for note in rejected[:SHOWN]:
+        progress(f"rejected {note.note_str} ({note.split}): {note.reason}")
     more = f", {len(rejected) - SHOWN} more of them in {MANIFEST}" if len(rejected) > SHOWN else ""
+    num_notes = sum(info.counts.values()) + len(rejected)
     progress(f"{out}: {_counted(info)} from {num_notes} notes, {len(rejected)} rejected{more}")
     return info
 
@@ -91,42 +96,90 @@ def encode(pictures: str, tokenizer: Path, out: str, progress: Say = print) -> D
             )
         progress(f"{out}: finished already, {_counted(info)}: nothing to do")
         return info
-    total, encoded, start = sum(info.counts.values()), 0, monotonic()
     try:
-        work = partial(codes.make_shard, pictures=pictures, tokenizer=tokenizer, folder=folder)
-        results = over_cluster(work, info.shards)
-        for seen, rows in enumerate(results, start=1):
-            encoded += rows
-            speed = encoded / (monotonic() - start)
-            progress(f"shards {seen}/{len(info.shards)} | notes {encoded}/{total} | {speed:.0f} notes/s")
-        assert encoded == total
-        info.save(folder)
+        with sole_writer(folder, progress) as require_held:
+            encode_shards(info, pictures, tokenizer, folder, progress)
+            finish(folder, info, require_held)
     except OSError as error:
         raise _cannot_be_written(out, error) from error
     progress(f"{out}: {_counted(info)}")
     return info
 
 
-def _run(jobs: list[Job], num_notes: int, folder: Folder, config: SpectrogramConfig, progress: Say) -> Iterator[Made]:
-    """The jobs' results as they come, with a line of progress every few seconds. Raises OSError."""
-    start = said = monotonic()
-    seen = kept = notes_seen = notes_made = peak = 0
-    for made in over_cluster(partial(make_shard, folder=folder, config=config), jobs):
+def make_shards(
+    jobs: list[Job], found: list[Made], folder: Folder, config: SpectrogramConfig, progress: Say
+) -> list[Made]:
+    """What became of the jobs, in their order, with a line of progress every few seconds. Raises OSError."""
+    num_notes = sum(len(job.part.entries) for job in jobs)
+    results = {made.shard.name: made for made in found}
+    notes_seen = notes_kept = sum(made.num_notes for made in found)
+    start, said, peak = None, monotonic(), 0
+    for made in spread([job for job in jobs if job.shard not in results], folder, config):
         now = monotonic()
-        if not seen:
-            start = now  # the workers have started: what follows tells their speed
-        elif not made.kept:
-            notes_made += made.num_notes
-        seen, kept, peak = seen + 1, kept + made.kept, max(peak, made.peak_bytes)
+        if start is None:  # the workers have started: what follows tells their speed
+            start, notes_kept = now, notes_seen + made.num_notes
+        results[made.shard.name], peak = made, max(peak, made.peak_bytes)
         notes_seen += made.num_notes
-        if now - said > SECONDS_BETWEEN_LINES or seen == len(jobs):
-            said, speed = now, notes_made / max(now - start, 1e-9)
+        if now - said > SECONDS_BETWEEN_LINES or len(results) == len(jobs):
+            said, speed = now, (notes_seen - notes_kept) / max(now - start, 1e-9)
             left = f"{(num_notes - notes_seen) / speed:.0f} s left" if speed else "starting"
             progress(
-                f"shards {seen}/{len(jobs)} ({kept} kept) | notes {notes_seen}/{num_notes} | {speed:.0f} notes/s | "
-                f"{left} | a worker's peak {peak / 2**20:.0f} MiB"
+                f"shards {len(results)}/{len(jobs)} ({len(found)} kept) | notes {notes_seen}/{num_notes} | "
+                f"{speed:.0f} notes/s | {left} | a worker's peak {peak / 2**20:.0f} MiB"
             )
-        yield made
+    assert notes_seen == num_notes and len(results) == len(jobs), "a row lost or doubled"
+    return [results[job.shard] for job in jobs]
+
+
+def spread(jobs: list[Job], folder: Folder, config: SpectrogramConfig) -> Iterator[Made]:
+    """The jobs' results as they come. Files are read by those who need them, archives by one process each."""
+    work = partial(make_shard, folder=folder, config=config)
+    if by_file := [job for job in jobs if job.part.archive is None]:
+        yield from over_cluster(work, by_file)
+    by_archive: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.part.archive is not None:
+            by_archive.setdefault(job.part.archive, []).append(job)
+    if by_archive:
+        yield from stream_over_cluster(with_contents, work, by_archive.values())
+
+
+def encode_shards(info: DatasetInfo, pictures: str, tokenizer: Path, folder: Folder, progress: Say) -> None:
+    """Raises OSError, and ValueError where the pictures are damaged."""
+    total, encoded, start = sum(info.counts.values()), 0, monotonic()
+    work = partial(codes.make_shard, pictures=pictures, tokenizer=tokenizer, folder=folder)
+    for seen, rows in enumerate(over_cluster(work, info.shards), start=1):
+        encoded += rows
+        speed = encoded / (monotonic() - start)
+        progress(f"shards {seen}/{len(info.shards)} | notes {encoded}/{total} | {speed:.0f} notes/s")
+    assert encoded == total, "a row lost or doubled"
+
+
+def require_room(folder: Folder, num_bytes: int, share_made: float, progress: Say) -> None:
+    """Tell what the shards will take. Raises ValueError where the disk has no room for those that are not there yet."""
+    missing = num_bytes * (1 - share_made)
+    free = folder.free_bytes()
+    room = "" if free is None else f", {free / 2**30:.1f} GiB are free"
+    progress(f"{folder.name}: takes about {num_bytes / 2**30:.2f} GiB{room}")
+    if free is not None and missing > free:
+        raise ValueError(
+            f"{folder.name}: about {missing / 2**30:.2f} GiB are still to be written{room}: free some, or choose "
+            "another --out"
+        )
+
+
+def none_usable(source: str, rejected: Sequence[Rejected]) -> ValueError:
+    return ValueError(
+        f"{source}: none of its {len(rejected)} notes could be used, the first because: {rejected[0].reason}"
+    )
+
+
+def finish(folder: Folder, info: DatasetInfo, require_held: Callable[[], None]) -> None:
+    """Declare the data set complete, once each shard in the folder is the one that was made."""
+    require_shards(folder, info.shards)
+    require_held()
+    info.save(folder)
+    _delete_leftovers(folder, info)
 
 
 def _finished(folder: Folder, notes_print: str, config: SpectrogramConfig) -> DatasetInfo | None:
@@ -162,15 +215,6 @@ def _delete_leftovers(folder: Folder, info: DatasetInfo) -> None:
     for name in folder.list() - listed:
         if name.endswith((HALF_WRITTEN, ".parquet")):
             folder.delete(name)
-
-
-def _notice(source: Path) -> str:
-    """What rendered notes say of themselves."""
-    record = source / "notes.json"
-    if not record.is_file():
-        return ""
-    values = json.loads(record.read_bytes())
-    return f"{values['what']} ({values['settings']['soundfont']}, sha256 {values['settings']['soundfont_sha256']})"
 
 
 def _counted(info: DatasetInfo) -> str:

@@ -28,6 +28,12 @@ def mel(hertz: float | NDArray[np.floating]) -> Any:
 
 
 def png(picture_FN: NDArray[np.floating], sample_rate: int, width: int = PICTURE_WIDTH) -> str:
+    """The picture, in [-1, 1], as a PNG."""
+    drawn = image(picture_FN, sample_rate, width)
+    return data_uri("image/png", lambda file: drawn.save(file, format="PNG", optimize=True))
+
+
+def image(picture_FN: NDArray[np.floating], sample_rate: int, width: int = PICTURE_WIDTH) -> Image.Image:
     """The picture, in [-1, 1]: mel-spaced, low frequencies at the bottom, magma."""
     num_bins, num_frames = picture_FN.shape
     height = PICTURE_HEIGHT * width // PICTURE_WIDTH
@@ -40,9 +46,9 @@ def png(picture_FN: NDArray[np.floating], sample_rate: int, width: int = PICTURE
     ]
     columns = np.linspace(0, num_frames - 1, width).round().astype(int)
     level = (np.clip(np.stack(rows)[:, columns], -1, 1) + 1) / 2
-    image = Image.fromarray((level * (COLOURS - 1)).round().astype(np.uint8), mode="P")
-    image.putpalette((colormaps["magma"](np.linspace(0, 1, COLOURS))[:, :3] * 255).astype(np.uint8).tobytes())
-    return data_uri("image/png", lambda file: image.save(file, format="PNG", optimize=True))
+    drawn = Image.fromarray((level * (COLOURS - 1)).round().astype(np.uint8), mode="P")
+    drawn.putpalette((colormaps["magma"](np.linspace(0, 1, COLOURS))[:, :3] * 255).astype(np.uint8).tobytes())
+    return drawn
 
 
 def sound(wave_T: NDArray[np.floating], sample_rate: int, codec: Codec) -> str:

@@ -11,11 +11,12 @@ import pytest
 
 from mars_dist import pictures
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerConfig, TokenizerRunConfig
-from mars_dist.dataset import DatasetInfo, Folder, Rows, Shard
+from mars_dist.dataset import DatasetInfo, Rows
 from mars_dist.model import save_tokenizer
-from mars_dist.nsynth import read_source
 from mars_dist.presets import TINY
 from mars_dist.scales import Size
+from mars_dist.sources.read import read_source
+from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 
 
@@ -115,9 +116,9 @@ def test_cutting_keeps_the_low_bins(short_notes: Path, tmp_path: Path, monkeypat
     low = SpectrogramConfig(sample_rate=8000, num_samples=1000, n_fft=64, hop=50, cmx=one)
     monkeypatch.setattr(study, "LOWER_HALF", low)
     whole, config = tmp_path / "whole", SpectrogramConfig(num_samples=2000, n_fft=128, hop=100, cmx=one)
-    jobs = pictures.plan(read_source(short_notes).values(), shard_rows=8)
+    jobs = pictures.plan(read_source(short_notes).splits.values(), shard_rows=8)
     made = [pictures.make_shard(job, Folder.open(whole), config) for job in jobs]
-    shards = tuple(Shard(job.shard, job.split, job.rows) for job in made)
+    shards = tuple(one.shard for one in made)
     DatasetInfo("pictures", config, pictures.arrays(config), shards, source="short notes").save(Folder.open(whole))
     study.keep_lower_half(str(whole), tmp_path / "cut")
     for split, num_notes in {"train": 12, "valid": 4, "test": 3}.items():

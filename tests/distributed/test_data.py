@@ -1,16 +1,23 @@
 """Preprocessing over a real Ray runtime."""
 
 import json
+import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import MANIFEST, DatasetInfo, Folder, Rows
-from mars_dist.distributed.data import preprocess
-from mars_dist.nsynth import read_source
+from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
+from mars_dist.distributed.data import encode, preprocess
+from mars_dist.lease import LEASE, sole_writer
+from mars_dist.pictures import estimate_bytes
+from mars_dist.sources.read import read_source
+from mars_dist.storage import Folder, LocalFolder
+from mars_dist.training.plan import Plan
 
 
 class Lines(list[str]):
@@ -26,16 +33,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def spoil(source: Path) -> dict[str, str]:
     """Harm three notes of the train split; their names and the reasons."""
-    train = read_source(source)["train"]
-    missing, stereo, text = (train.notes[i] for i in (1, 6, 7))
-    train.wav(missing).unlink()
-    soundfile.write(train.wav(stereo), [[0.0, 0.0]] * 2000, 16_000)
-    train.wav(text).write_text("hello")
-    return {
-        missing.note_str: "cannot be read",
-        stereo.note_str: "2 channels",
-        text.note_str: "not a wav file",
-    }
+    missing, stereo, text = (wav(source, i) for i in (1, 6, 7))
+    missing.unlink()
+    soundfile.write(stereo, [[0.0, 0.0]] * 2000, 16_000)
+    text.write_text("hello")
+    return {missing.stem: "cannot be read", stereo.stem: "2 channels", text.stem: "not a wav file"}
+
+
+def wav(source: Path, i: int) -> Path:
+    """Of a note of the train split."""
+    train = read_source(source).splits["train"]
+    return Path(train.folder.at(train.entries[i].file))
 
 
 def test_notes_become_a_data_set(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
@@ -48,7 +56,7 @@ def test_notes_become_a_data_set(short_notes: Path, short: SpectrogramConfig, tm
     assert all(spoiled[note.note_str] in note.reason for note in info.rejected)
     rows = Rows(out, "train").read(["note_str", "picture"])
     assert rows["picture"].shape == (9, *short.picture_shape)
-    notes = [note.note_str for note in read_source(short_notes)["train"].notes]
+    notes = [note.note_str for note in read_source(short_notes).splits["train"].notes]
     assert rows["note_str"].tolist() == [name for name in notes if name not in spoiled]
     assert any("shards 5/5 (0 kept) | notes 19/19" in line for line in lines)
     assert sum(line.startswith("rejected ") for line in lines) == 3
@@ -80,11 +88,157 @@ def test_notes_become_a_data_set(short_notes: Path, short: SpectrogramConfig, tm
     assert contents(out) == before
 
 
+def test_a_bucket_gets_the_same_bytes(
+    short_notes: Path, short: SpectrogramConfig, trained_tokenizer: Plan, bucket: str, tmp_path: Path
+) -> None:
+    """Pictures and codes, through workers; what is there already is kept."""
+    elsewhere = bucket.replace("/folder", "/codes")
+    for pictures, codes in ((str(tmp_path / "pictures"), str(tmp_path / "codes")), (bucket, elsewhere)):
+        preprocess(short_notes, pictures, short, shard_rows=5, progress=Lines())
+        encode(pictures, trained_tokenizer.folder, codes, progress=Lines())
+    for local, remote in (("pictures", bucket), ("codes", elsewhere)):
+        folder = Folder.open(remote)
+        assert {name: folder.read(name) for name in folder.list()} == contents(tmp_path / local)
+    lines, folder = Lines(), Folder.open(bucket)
+    for name in (MANIFEST, "train-00001.parquet"):
+        folder.delete(name)
+    preprocess(short_notes, bucket, short, shard_rows=5, progress=lines)
+    assert any("shards 5/5 (4 kept)" in line for line in lines)
+    assert {name: folder.read(name) for name in folder.list()} == contents(tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("command", ["preprocess", "encode"])
+def test_a_folder_has_one_writer(
+    command: str,
+    short_notes: Path,
+    short: SpectrogramConfig,
+    trained_tokenizer: Plan,
+    short_pictures: str,
+    tmp_path: Path,
+) -> None:
+    run = {
+        "preprocess": lambda: preprocess(short_notes, tmp_path / "out", short, progress=Lines()),
+        "encode": lambda: encode(short_pictures, trained_tokenizer.folder, str(tmp_path / "out"), progress=Lines()),
+    }[command]
+    with (
+        sole_writer(Folder.open(tmp_path / "out"), print),
+        pytest.raises(ValueError, match=r"out: another run writes here \(process \d+ on .*: wait for it, or choose"),
+    ):
+        run()
+    assert not list((tmp_path / "out").iterdir())
+    run()
+    assert LEASE not in contents(tmp_path / "out") and MANIFEST in contents(tmp_path / "out")
+
+
+def test_a_source_that_changes_meanwhile_is_refused(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    """A note is replaced once its shard is made."""
+    note = wav(short_notes, 0)
+
+    def say(line: str) -> None:
+        if line.startswith("shards"):
+            soundfile.write(note, [0.0] * 1000, 16_000)
+
+    with pytest.raises(ValueError, match="notes: has changed while it was read: run the same command again"):
+        preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=say)
+    assert MANIFEST not in contents(tmp_path / "out")
+    lines = Lines()
+    info = preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=lines)
+    assert [note.reason[:12] for note in info.rejected] == ["1000 samples"]
+    assert any("shards 5/5 (4 kept)" in line for line in lines)
+
+
+def test_a_shard_that_another_wrote_meanwhile_is_refused(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    """As a worker of a killed run may, which had other settings."""
+    other = preprocess(short_notes, tmp_path / "other", replace(short, hop=100), shard_rows=5, progress=Lines())
+    shard = other.shards[0].name
+
+    def say(line: str) -> None:
+        if line.startswith("shards"):
+            shutil.copy(tmp_path / "other" / shard, tmp_path / "out" / shard)
+
+    with pytest.raises(ValueError, match=f"out/{shard}: has changed since it was made"):
+        preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=say)
+    assert MANIFEST not in contents(tmp_path / "out")
+
+
+def test_the_room_that_is_needed_is_told_and_must_be_there(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Lines()
+    preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=lines)
+    assert lines[0].startswith(f"{tmp_path}/out: takes about 0.00 GiB, ") and lines[0].endswith("GiB are free")
+    taken = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.parquet"))
+    estimated = estimate_bytes(read_source(short_notes).splits.values(), short)
+    assert 0.5 * taken < estimated < 1.5 * taken
+    monkeypatch.setattr(LocalFolder, "free_bytes", lambda self: taken // 2)
+    with pytest.raises(ValueError, match=r"are still to be written, 0\.0 GiB are free: free some, or choose another"):
+        preprocess(short_notes, tmp_path / "full", short, shard_rows=5, progress=Lines())
+    (tmp_path / "out" / "valid-00000.parquet").unlink()
+    preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=Lines())  # one shard fits
+
+
+def test_archives_become_the_rows_that_the_folder_becomes(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    """Streamed to the workers; the last shards, which are missing, are made from a second pass."""
+    spoil(short_notes)
+    for split in ("train", "valid", "test"):
+        with tarfile.open(tmp_path / f"nsynth-{split}.jsonwav.tar.gz", "w:gz") as packed:
+            packed.add(short_notes / f"nsynth-{split}", f"nsynth-{split}")
+    shutil.copytree(short_notes, tmp_path / "plain")
+    shutil.rmtree(short_notes)
+    (tmp_path / "archives").mkdir()
+    for path in tmp_path.glob("*.tar.gz"):
+        path.rename(tmp_path / "archives" / path.name)
+    plain = preprocess(tmp_path / "plain", tmp_path / "expected", short, shard_rows=5, progress=Lines())
+    out = tmp_path / "out"
+    archived = preprocess(tmp_path / "archives", out, short, shard_rows=5, progress=Lines())
+    assert {(note.note_str, note.reason.split(" (")[0]) for note in archived.rejected} == {
+        (note.note_str, note.reason.split(" (")[0]) for note in plain.rejected
+    }
+    for split in ("train", "valid", "test"):
+        expected, found = (
+            Rows(folder, split).read(["note_str", "picture", "pitch"]) for folder in (tmp_path / "expected", out)
+        )
+        order = np.argsort(found["note_str"])
+        assert all((values[order] == expected[name]).all() for name, values in found.items())
+    before, lines = contents(out), Lines()
+    for name in (MANIFEST, "train-00001.parquet", "test-00000.parquet"):
+        (out / name).unlink()
+    assert preprocess(tmp_path / "archives", out, short, shard_rows=5, progress=lines) == archived
+    assert any("shards 5/5 (3 kept)" in line for line in lines) and contents(out) == before
+
+
+def test_any_audio_with_labels_becomes_a_data_set(short: SpectrogramConfig, tmp_path: Path) -> None:
+    rows = []
+    for i in range(12):
+        rows.append({"file": f"{i}.flac", "pitch": 40 + i, "family": "reed", "split": "train" if i % 3 else "valid"})
+        soundfile.write(
+            tmp_path / f"{i}.flac", np.sin(np.arange(3000 + i) * 0.1 * (i + 1))[:, None] * [0.5, 0.3], 22_050
+        )
+    rows += [rows[0], {"file": "gone.wav", "pitch": 60, "family": "reed"}]
+    (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines, out = Lines(), tmp_path / "out"
+    info = preprocess(tmp_path, out, short, progress=lines)
+    assert info.counts == {"train": 8, "valid": 4} and len(info.rejected) == 2
+    assert lines[-1].endswith("8 train, 4 valid from 14 notes, 2 rejected")
+    assert any(line.startswith("rejected row 13 (labels.jsonl): file is '0.flac', the name") for line in lines)
+    assert any(line.startswith("rejected gone.wav (train): cannot be read") for line in lines)
+    assert np.ptp(Rows(out, "train").read(["picture"])["picture"], axis=(1, 2, 3)).min() > 0.5
+    (tmp_path / "labels.jsonl").write_text('{"file": "0.flac", "pitch": 200, "family": "reed"}\n')
+    with pytest.raises(ValueError, match="none of its 1 notes could be used, the first because: pitch is 200"):
+        preprocess(tmp_path, tmp_path / "other", short, progress=lines)
+
+
 def test_a_source_without_one_good_note_is_refused(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
     twice = replace(short, num_samples=4000)
     with pytest.raises(ValueError, match="none of its 19 notes could be used, the first because: 2000 samples"):
         preprocess(short_notes, tmp_path / "out", twice, progress=Lines())
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(

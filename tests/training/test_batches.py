@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import Columns, DatasetInfo, Folder, Rows, Shard, write_shard
+from mars_dist.dataset import Columns, DatasetInfo, Rows, Shard, write_shard
+from mars_dist.storage import Folder
 from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
 
 NUM_ROWS = 330

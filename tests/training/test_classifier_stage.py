@@ -11,10 +11,11 @@ import torch
 
 from mars_dist.cmx import demultiplex
 from mars_dist.config import ClassifierConfig, ClassifierRunConfig, SpectrogramConfig
-from mars_dist.dataset import DatasetInfo, Folder, Rows
+from mars_dist.dataset import DatasetInfo, Rows
 from mars_dist.model import load_classifier
 from mars_dist.scales import Size
 from mars_dist.serialize import read_json
+from mars_dist.storage import Folder
 from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import conv2d, pad, relu
 from torchaudio.functional import melscale_fbanks
 
 from mars_dist.metrics.embeddings.bundle import read_bundle
@@ -106,13 +106,12 @@ class Network(nn.Module):
         channels = [out for _, _, out in KERNELS]
         num_pooled = 2 * sum(channels)  # every layer's channels, by their maximum and their mean
         self.convs = nn.ModuleList(nn.Conv2d(1, out, (frames, bands)) for frames, bands, out in KERNELS)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(num, eps=1e-3) for num in (1, *channels))
-        self.norms.extend(nn.BatchNorm1d(num, eps=1e-3) for num in (num_pooled, 200))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(num, eps=1e-3) for num in (1, *channels, num_pooled, 200))
         self.dense = nn.ModuleList([nn.Linear(num_pooled, 200), nn.Linear(200, 50)])
 
     def forward(self, mel_BNM: Tensor) -> Tensor:
         """(B, N, 96) -> (B, 200): the last hidden layer, behind its norm. `dense[1]` makes tags of it."""
-        x_BNM = self.norms[0](mel_BNM[:, None])[:, 0]
+        x_BNM = self.norms[0](mel_BNM.flatten(1)[:, None]).view_as(mel_BNM)
         front_BNC = torch.cat([self.layer(i, x_BNM) for i in range(NUM_FRONT)], -1)
         first_BNC = self.layer(5, front_BNC)
         second_BNC = first_BNC + self.layer(6, first_BNC)
@@ -122,10 +121,17 @@ class Network(nn.Module):
         return self.norms[10](relu(self.dense[0](self.norms[9](pooled_BC))))
 
     def layer(self, i: int, x_BNM: Tensor) -> Tensor:
-        """(B, N, M) -> (B, N, C): convolution, norm, and the highest over the bands that are left."""
-        frames = KERNELS[i][0]
+        """(B, N, M) -> (B, N, C): convolution, norm, and the highest over the bands that are left.
+
+        The highest is taken before the norm, on a tensor that is smaller by the number of bands: a norm keeps the order
+        of values, or turns it where its factor is negative, and so do the convolution's weights with its sign.
+        """
+        frames, norm = KERNELS[i][0], self.norms[i + 1]
+        weight, bias = (self.convs[i].get_parameter(name) for name in ("weight", "bias"))
         padded_B1NM = pad(x_BNM[:, None], (0, 0, (frames - 1) // 2, frames // 2))
-        return self.norms[i + 1](relu(self.convs[i](padded_B1NM))).amax(-1).mT
+        sign_C1 = torch.where(norm.get_parameter("weight") < 0, -1.0, 1.0)[:, None]
+        turned_BCNM = conv2d(padded_B1NM, weight * sign_C1[..., None, None], bias * sign_C1[:, 0])
+        return norm(relu(turned_BCNM.amax(-1) * sign_C1)).mT
 
 
 @lru_cache

@@ -1,0 +1,254 @@
+"""Folders, on a disk or in S3, in the few verbs that a data set needs. A file appears whole or not at all.
+
+S3 is read by pyarrow and written by boto3: one request a file, which knows conditions ("only where there is none yet"),
+carries a checksum, and leaves no half of an upload behind. Both find credentials as AWS's own tools do; an endpoint of
+one's own is AWS_ENDPOINT_URL, or s3://bucket/path?endpoint_override=host:port&scheme=http.
+"""
+
+import fcntl
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+HALF_WRITTEN = ".part"
+ATTEMPTS = 8
+"""Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
+CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
+SETTINGS = ("endpoint_override", "scheme", "region")
+"""What an address may say of its endpoint."""
+
+
+class Folder(ABC):
+    """It pickles, and looks at nothing until it is asked to."""
+
+    name: str
+    """As the user wrote it, for messages."""
+    path: str
+
+    @staticmethod
+    def open(name: str | Path) -> "Folder":
+        """A path, or s3://bucket/path. Raises ValueError for an address that is no folder's."""
+        if "://" not in str(name):
+            return LocalFolder(str(name), str(Path(name).absolute()))
+        address = urlsplit(str(name))
+        settings = dict(parse_qsl(address.query))
+        if address.scheme != "s3" or not address.netloc or address.fragment:
+            raise ValueError(f"{name}: no folder's address: write a path or s3://bucket/path")
+        if unknown := settings.keys() - set(SETTINGS):
+            raise ValueError(f"{name}: unknown setting {min(unknown)}: there are {', '.join(SETTINGS)}")
+        return S3Folder(
+            str(name),
+            f"{address.netloc}/{address.path.strip('/')}".rstrip("/"),
+            **(_endpoint_of_environment() | settings),
+        )
+
+    @property
+    @abstractmethod
+    def files(self) -> fs.FileSystem:
+        """For those who read parts of files."""
+
+    @abstractmethod
+    def sub(self, name: str) -> "Folder":
+        """The folder of that name within; `..` is the one that this one is in."""
+
+    def at(self, file: str) -> str:
+        """Where it is among `files`."""
+        return f"{self.path}/{file}"
+
+    def list(self) -> set[str]:
+        """The names in the folder; empty where there is none. Raises OSError."""
+        return {info.base_name for info in self._infos()}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file in the folder. Raises OSError."""
+        return {info.base_name: info.size for info in self._infos() if info.type == fs.FileType.File}
+
+    def _infos(self) -> Sequence[fs.FileInfo]:
+        found: Sequence[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return found
+
+    def read(self, file: str) -> bytes:
+        """Raises OSError."""
+        with self.files.open_input_stream(self.at(file)) as stream:
+            return stream.read()
+
+    @abstractmethod
+    def write(self, file: str, data: bytes | pa.Buffer) -> None:
+        """Raises OSError where the disk refuses."""
+
+    @abstractmethod
+    def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
+        """Write, but only where the file is still the old one (None: where there is none). Raises OSError."""
+
+    def delete(self, file: str) -> None:
+        """Raises OSError."""
+        self.files.delete_file(self.at(file))
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """What the disk still takes; None where nobody knows."""
+
+
+@dataclass(frozen=True)
+class LocalFolder(Folder):
+    name: str
+    path: str
+
+    @property
+    def files(self) -> fs.FileSystem:
+        return fs.LocalFileSystem()
+
+    def sub(self, name: str) -> Folder:
+        return LocalFolder(os.path.normpath(f"{self.name}/{name}"), os.path.normpath(f"{self.path}/{name}"))
+
+    def read(self, file: str) -> bytes:
+        return Path(self.at(file)).read_bytes()
+
+    def write(self, file: str, data: bytes | pa.Buffer) -> None:
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        half_written = Path(self.at(f".{file}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"))
+        try:
+            half_written.write_bytes(data)
+            half_written.replace(self.at(file))
+        finally:
+            half_written.unlink(missing_ok=True)
+
+    def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
+        path = Path(self.at(file))
+        try:
+            if old is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "xb") as created:
+                    created.write(new)
+                return True
+            with open(path, "r+b") as present:
+                fcntl.flock(present, fcntl.LOCK_EX)
+                # Whoever had the lock before may have put another file in this one's place.
+                same = os.path.samestat(os.fstat(present.fileno()), path.stat()) and present.read() == old
+                if same:
+                    self.write(file, new)
+                return same
+        except (FileExistsError, FileNotFoundError):
+            return False
+
+    def free_bytes(self) -> int | None:
+        there = next(folder for folder in (Path(self.path), *Path(self.path).parents) if folder.exists())
+        return shutil.disk_usage(there).free
+
+
+@dataclass(frozen=True)
+class S3Folder(Folder):
+    name: str
+    path: str
+    endpoint_override: str | None = None
+    """host:port, of a store that is not Amazon's."""
+    scheme: str = field(default="https", kw_only=True)
+    region: str | None = field(default=None, kw_only=True)
+
+    @property
+    def files(self) -> fs.FileSystem:
+        return _file_system(self.endpoint_override, self.scheme, self.region)
+
+    def sub(self, name: str) -> Folder:
+        path = os.path.normpath(f"{self.path}/{name}")
+        _, question, settings = self.name.partition("?")
+        return replace(self, name=f"s3://{path}{question}{settings}", path=path)
+
+    @property
+    def client(self) -> Any:
+        """boto3's."""
+        return _client(self.endpoint_override, self.scheme, self.region)
+
+    def write(self, file: str, data: bytes | pa.Buffer) -> None:
+        self._put(file, data)
+
+    def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        condition = {"IfNoneMatch": "*"}
+        try:
+            if old is not None:
+                with _os_error():
+                    found = self.client.get_object(**self._key(file))
+                    if found["Body"].read() != old:
+                        return False
+                condition = {"IfMatch": found["ETag"]}
+            self._put(file, new, **condition)
+        except OSError as error:
+            refused = error.__cause__
+            # 412: another is there; 409: another comes at this moment; 404: it has gone.
+            if isinstance(refused, ClientError) and _status(refused) in (404, 409, 412):
+                return False
+            raise
+        return True
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def _put(self, file: str, data: bytes | pa.Buffer, **condition: str) -> None:
+        with _os_error():
+            self.client.put_object(**self._key(file), Body=bytes(data), **condition)
+
+    def _key(self, file: str) -> dict[str, str]:
+        bucket, _, key = self.at(file).partition("/")
+        return {"Bucket": bucket, "Key": key}
+
+
+def _endpoint_of_environment() -> dict[str, str]:
+    """Looked up here, so that the workers of a cluster need no such environment."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    address = urlsplit(url or "")
+    return {"endpoint_override": address.netloc, "scheme": address.scheme} if url else {}
+
+
+@lru_cache
+def _file_system(endpoint: str | None, scheme: str, region: str | None) -> fs.FileSystem:
+    given = {"endpoint_override": endpoint, "scheme": scheme} if endpoint else {}
+    return fs.S3FileSystem(
+        region=region,
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=ANSWER_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        **given,
+    )
+
+
+@lru_cache
+def _client(endpoint: str | None, scheme: str, region: str | None) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=ANSWER_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+    )
+    return boto3.client(
+        "s3", region_name=region, config=config, endpoint_url=f"{scheme}://{endpoint}" if endpoint else None
+    )
+
+
+@contextmanager
+def _os_error() -> Iterator[None]:
+    """What boto3 says, as an OSError: the one kind that callers know."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def _status(error: Any) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])

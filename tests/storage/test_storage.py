@@ -1,0 +1,157 @@
+"""Folders on a disk and in a real S3 server on loopback, which fails in every way that a network knows."""
+
+import os
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+
+from mars_dist import storage
+from mars_dist.storage import HALF_WRITTEN, Folder
+
+from .faulty import Fault, FaultyProxy
+
+CONTENT = os.urandom(100_000)
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder.open(tmp_path / "folder" if request.param == "local" else request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
+def faulty(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultyProxy, Folder]]:
+    """A proxy, and the folder behind it."""
+    proxy = FaultyProxy(s3_server)
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1)
+    yield proxy, Folder.open(bucket.replace(s3_server, proxy.address))
+    proxy.close()
+
+
+# ---- what both do alike
+
+
+def test_what_is_written_is_read(folder: Folder) -> None:
+    assert folder.list() == set()
+    folder.write("a", CONTENT)
+    folder.write("b", b"")
+    assert folder.list() == {"a", "b"} and folder.read("a") == CONTENT and folder.read("b") == b""
+    folder.write("a", b"other")
+    assert folder.read("a") == b"other"
+    folder.delete("b")
+    assert folder.list() == {"a"}
+
+
+def test_a_file_is_swapped_only_for_the_one_that_was_meant(folder: Folder) -> None:
+    assert not folder.swap("a", b"x", b"y") and folder.list() == set()
+    assert folder.swap("a", None, b"1") and not folder.swap("a", None, b"2")
+    assert not folder.swap("a", b"2", b"3") and folder.read("a") == b"1"
+    assert folder.swap("a", b"1", b"2") and folder.read("a") == b"2"
+
+
+@pytest.mark.parametrize("old", [None, b"old"], ids=["new", "present"])
+def test_of_many_who_swap_at_once_one_succeeds(folder: Folder, old: bytes | None) -> None:
+    for i in range(5):
+        file = f"file {i}"
+        if old is not None:
+            folder.write(file, old)
+        values = [b"%d" % n for n in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            done = list(pool.map(lambda value, file=file: folder.swap(file, old, value), values))
+        assert sum(done) == 1 and folder.read(file) == values[done.index(True)]
+
+
+def test_it_pickles(folder: Folder) -> None:
+    folder.write("a", CONTENT)
+    assert pickle.loads(pickle.dumps(folder)) == folder
+    assert pickle.loads(pickle.dumps(folder)).read("a") == CONTENT
+
+
+def test_what_is_not_there_is_an_os_error(folder: Folder) -> None:
+    with pytest.raises(OSError):
+        folder.read("a")
+
+
+# ---- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nowhere://x", "no folder's address: write a path or s3://bucket/path"),
+        ("s3://", "no folder's address"),
+        ("s3://bucket/path?endpoint=x", "unknown setting endpoint: there are endpoint_override, scheme, region"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder.open(address)
+
+
+def test_the_endpoint_may_be_in_the_environment(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
+    folder = Folder.open(bucket.partition("?")[0])
+    folder.write("a", b"1")
+    assert folder.read("a") == b"1" and folder.swap("a", b"1", b"2") and folder.free_bytes() is None
+
+
+# ---- a disk
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        folder.write("taken", b"bytes")
+    assert folder.list() == {"taken"}
+
+
+def test_free_space_is_that_of_the_disk_that_it_will_lie_on(tmp_path: Path) -> None:
+    free = Folder.open(tmp_path / "not" / "there" / "yet").free_bytes()
+    assert free is not None and free > 2**20
+
+
+# ---- a network
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "silence", "cut upload", "lost answer"])
+def test_writing_goes_on_after_faults(faulty: tuple[FaultyProxy, Folder], fault: Fault) -> None:
+    proxy, folder = faulty
+    proxy.faults = [fault] * 2
+    folder.write("a", CONTENT)
+    assert proxy.made == [fault] * 2 and folder.read("a") == CONTENT
+    assert not [name for name in folder.list() if name.endswith(HALF_WRITTEN)]
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "silence", "cut download"])
+def test_reading_goes_on_after_faults(faulty: tuple[FaultyProxy, Folder], fault: Fault) -> None:
+    proxy, folder = faulty
+    folder.write("a", CONTENT)
+    proxy.meant = lambda method, path: method == "GET"
+    proxy.faults = [fault] * 2
+    assert folder.read("a") == CONTENT and proxy.made == [fault] * 2
+
+
+def test_no_half_of_an_upload_is_ever_seen(faulty: tuple[FaultyProxy, Folder]) -> None:
+    proxy, folder = faulty
+    folder.write("a", b"before")
+    proxy.faults = ["cut upload"] * 50
+    with pytest.raises(OSError):
+        folder.write("a", CONTENT)
+    proxy.faults = []
+    assert folder.read("a") == b"before" and folder.list() == {"a"}
+
+
+def test_a_bucket_that_is_not_there_is_an_os_error(bucket: str) -> None:
+    folder = Folder.open(bucket.replace("s3://bucket", "s3://another"))
+    with pytest.raises(OSError, match="bucket does not exist"):
+        folder.write("a", b"1")
+
+
+def test_no_upload_in_parts_is_left_behind(bucket: str, s3_server: str) -> None:
+    Folder.open(bucket).write("a", bytes(20_000_000))
+    client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
+    assert not client.list_multipart_uploads(Bucket="bucket").get("Uploads")
