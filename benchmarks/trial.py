@@ -28,7 +28,7 @@ from mars_dist.evaluation.measures import Measured, measure
 from mars_dist.launch import fit
 from mars_dist.model import METRICS
 from mars_dist.phase import DEFAULT, wave_from_picture
-from mars_dist.progress import say
+from mars_dist.progress import say, silent
 from mars_dist.quickstart import cpu
 from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import first_difference, read_json, to_plain, write_json
@@ -164,7 +164,7 @@ def samples(trial: Trial, config: AutoregressorRunConfig) -> Figures:
         codes.encode_here(trial.data, Path(tokenizer), data)
     fit(Plan(config, data, folder, tokenizer), 0, quiet)
     task = Task({"": folder}, trial.data, "valid", AS_ASKED, DEFAULT, Judges())
-    evaluation = evaluate(task, trial.num_notes, 0, lambda done, total: None, map)
+    evaluation = evaluate(task, trial.num_notes, 0, silent, map)
     return {
         "cross_entropy": min(line["cross_entropy"] for line in read_metrics(folder, "valid")),
         **{f"{metric}_sample": lines["sample"].value for metric, lines in evaluation.measures.items()},

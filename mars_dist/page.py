@@ -1,6 +1,7 @@
 """From evaluations and runs' folders to the page that a person judges by, its figures as JSON, and a table as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def evaluate_folders(
     for task in tasks:
         task.check()
     evaluations = [
-        evaluate(task, num_notes[task.split], num_shown, tenths(f"evaluate {task.split}"), over_cluster)
+        evaluate(task, num_notes[task.split], num_shown, partial(progress_of, task.split), over_cluster)
         for task in tasks
     ]
     for evaluation in evaluations:
@@ -89,6 +90,10 @@ def evaluate_folders(
     size = html.write(report, path)
     say(f"{path}: {size / 2**20:.1f} MiB")
     return table(evaluations, report)
+
+
+def progress_of(split: str, what: str) -> Callable[[int, int], None]:
+    return tenths(f"evaluate {split}: {what}")
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:

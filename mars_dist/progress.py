@@ -21,3 +21,8 @@ def tenths(what: str) -> Callable[[int, int], None]:
             say(f"{what} {done}/{total}")
 
     return count
+
+
+def silent(what: str) -> Callable[[int, int], None]:
+    """For those who are not watched."""
+    return lambda done, total: None

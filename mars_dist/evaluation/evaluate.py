@@ -42,6 +42,10 @@ FRAMES_AT_ONCE = 4
 """Averaged before pictures are compared for likeness: it takes a quarter of the memory and of the time."""
 
 
+Progress = Callable[[str], Callable[[int, int], None]]
+"""What is done now -> who is told how much of it is done, of how much."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is evaluated, on which notes, and how."""
@@ -114,17 +118,17 @@ class Evaluation:
     """The evaluated notes, numbers and names alone; those shown come first."""
 
 
-def evaluate(task: Task, num_notes: int, num_shown: int, progress: Callable[[int, int], None], over: Map) -> Evaluation:
+def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, over: Map) -> Evaluation:
     """Measure real notes, their pictures made sound, and each run's reconstructions, samples and the samples' nearest
     training notes. Raises ValueError where data set, runs and judges do not fit each other.
     """
     task.check()
     parts = cut(chosen(Rows(task.data, task.split).num_rows, num_notes, num_shown), num_shown)
     total = sum(len(part.rows) for part in parts)
-    outcomes: list[Outcome] = []
+    outcomes, count = list[Outcome](), progress("notes")
     for outcome in over(partial(measure_part, task=task), parts):
         outcomes.append(outcome)
-        progress(sum(len(one.part.rows) for one in outcomes), total)
+        count(sum(len(one.part.rows) for one in outcomes), total)
     outcomes.sort(key=lambda outcome: outcome.part.first)
     nearest, likeness = nearest_training_notes(task, outcomes)
     # Copies: a slice is pickled with all that it is a slice of.
@@ -132,7 +136,10 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Callable[[int
         (part, {run: one_B1FN[part.first :][: len(part.rows)].clone() for run, one_B1FN in nearest.items()})
         for part in parts
     ]
-    copies = {first: found for first, *found in over(partial(measure_copies, task=task), jobs)}
+    copies, count = dict[int, tuple[Measured, Features]](), progress("their nearest training notes")
+    for first, *found in over(partial(measure_copies, task=task), jobs):
+        copies[first] = (found[0], found[1])
+        count(len(copies), len(jobs))
     measured = [likeness, *(outcome.measured for outcome in outcomes), *(copies[part.first][0] for part in parts)]
     features = [*(outcome.features for outcome in outcomes), *(copies[part.first][1] for part in parts)]
     of_sets, left_out = set_measures(joined(features), over)

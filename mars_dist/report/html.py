@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from mars_dist.report.figures import codebook, curve_figure, measures, paragraphs
-from mars_dist.report.listen import grid, ladders
+from mars_dist.report.listen import grids, ladders
 from mars_dist.report.media import Codec
 from mars_dist.report.parts import Model, Report
 
@@ -45,7 +45,7 @@ def render(report: Report, codec: Codec = "flac", num_notes: int | None = None) 
     num_notes = len(report.ladders) if num_notes is None else num_notes
     sections = [
         section("Listen", ladders(report, codec, num_notes)) if report.ladders else "",
-        section("New notes", "".join(grid(report, one, codec) for one in report.grids)) if report.grids else "",
+        section("New notes", grids(report, codec)) if report.grids else "",
         section("Measures", measures(report)) if report.table else "",
         *(section(heading_of(model, report.models), about(model)) for model in report.models),
     ]

@@ -53,6 +53,15 @@ def figure(report: Report, ladder: Ladder, rung: Rung, codec: Codec) -> str:
     )
 
 
+def grids(report: Report, codec: Codec) -> str:
+    """New notes of each model, and what they are."""
+    return (
+        "<p>Notes that the model made up, with no held-out note to go by: of each family, at pitches that training had "
+        "of it. Press a picture to hear it. Below stands the pitch that is heard.</p>"
+        + "".join(grid(report, one, codec) for one in report.grids)
+    )
+
+
 def grid(report: Report, grid: Grid, codec: Codec) -> str:
     """A table of new notes, each a picture to press."""
     heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in grid.columns)

@@ -26,7 +26,7 @@ LINES = {
     ),
     "reconstruction": (
         "Reconstruction",
-        "The note squeezed by the tokenizer into a few hundred codes and unpacked again: about the "
+        "The note squeezed by the tokenizer into a short list of codes and unpacked again: about the "
         "best that a sample made of such codes can be.",
     ),
     "sample": ("Sample", "A new note that the model made up, given only the pitch and the kind of instrument."),

@@ -26,6 +26,7 @@ from mars_dist.evaluation.evaluate import Task, evaluate
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS
 from mars_dist.phase import DEFAULT
+from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
 from mars_dist.training.journal import read_metrics
 
@@ -247,7 +248,7 @@ def test_the_figures_are_those_of_one_process(journey: Journey) -> None:
     """Measured by workers of Ray before."""
     judges = Judges(journey.folder / "classifier")
     task = Task({"": journey.folder / "ar"}, str(journey.folder / "pictures"), "test", AS_ASKED, DEFAULT, judges)
-    here = evaluate(task, 8, 2, lambda done, total: None, map)
+    here = evaluate(task, 8, 2, silent, map)
     there = read_json(journey.folder / "report.json")["splits"]["test"]["measures"]
     for measure, lines in here.measures.items():
         for line, figure in lines.items():

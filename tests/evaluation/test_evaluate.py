@@ -16,6 +16,7 @@ from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import lines_of, model_of, read
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
 from mars_dist.phase import DEFAULT
+from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
 from mars_dist.training.plan import Plan
 
@@ -29,7 +30,7 @@ def task(trained_autoregressor: Plan, short_pictures: str) -> Task:
 
 @pytest.fixture(scope="module")
 def evaluation(task: Task) -> Evaluation:
-    return evaluate(task, 4, 2, lambda done, total: None, map)
+    return evaluate(task, 4, 2, silent, map)
 
 
 def backwards(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
@@ -63,7 +64,7 @@ def test_metrics_that_need_more_notes_are_left_out_with_the_rule(evaluation: Eva
 
 
 def test_spreading_changes_nothing(task: Task, evaluation: Evaluation) -> None:
-    again = evaluate(task, 4, 2, lambda done, total: None, backwards)
+    again = evaluate(task, 4, 2, silent, backwards)
     assert again.measures == evaluation.measures and again.codebook == evaluation.codebook
     assert again.rows["note_str"].tolist() == evaluation.rows["note_str"].tolist()
 
@@ -82,7 +83,7 @@ def test_two_runs_share_the_real_notes_and_are_measured_alike(
 ) -> None:
     """The same model twice, under two names."""
     other = Path(shutil.copytree(task.runs[""], tmp_path / "other"))
-    both = evaluate(replace(task, runs={"a": task.runs[""], "b": other}), 4, 2, lambda done, total: None, map)
+    both = evaluate(replace(task, runs={"a": task.runs[""], "b": other}), 4, 2, silent, map)
     assert both.lines == lines_of({"a": other, "b": other}) and len(both.lines) == 8
     for metric in ("mse", "mel_distance", "training_similarity"):
         lines, alone = both.measures[metric], evaluation.measures[metric]
