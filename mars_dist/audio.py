@@ -63,10 +63,18 @@ def convert_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
     return np.pad(wave_T[:num_samples], (0, max(0, num_samples - len(wave_T))))
 
 
+class _Content(io.BytesIO):
+    """A damaged file may send libsndfile to before its beginning, where Python would print a traceback and go on."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: len(self.getbuffer())}[whence]
+        return super().seek(max(0, start + offset))
+
+
 @contextmanager
 def _opened(content: bytes) -> Iterator[soundfile.SoundFile]:
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with soundfile.SoundFile(_Content(content)) as file:
             yield file
     except soundfile.LibsndfileError as error:
         raise ValueError(f"not a readable file of sound ({error.error_string})") from error

@@ -1,0 +1,284 @@
+"""Every reader of files that a stranger may have made, on valid files that were harmed at random.
+
+    python benchmarks/fuzz.py --inputs 100000
+
+A reader gives a result or raises ValueError; anything else, more than five seconds, or a file that appears where none
+should, is a failure: the input is kept, and the script ends with 1. Printed by reader: inputs, refusals, and how many
+lines of its module were reached.
+"""
+# ruff: noqa: E402
+
+import io
+import json
+import random
+import signal
+import sys
+import tarfile
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
+
+import coverage
+
+MEASURED = coverage.Coverage(data_file=None, source_pkgs=["mars_dist"], messages=False)
+if __name__ == "__main__":  # before what it measures is imported
+    MEASURED.start()
+
+import numpy as np
+import soundfile
+
+from mars_dist import audio, dataset, nsynth
+from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import MANIFEST, Array, DatasetInfo, Rejected, Shard
+from mars_dist.sources import archive, labelled
+from mars_dist.storage import Folder
+
+SECONDS = 5
+CONFIG = SpectrogramConfig(num_samples=400, n_fft=64, hop=50)
+INTERESTING = (0, 1, 127, 128, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
+VALUES: tuple[Any, ...] = (None, True, -1, 0, 3.5, 2**70, "", "..", "/", "\0", "x" * 300, [], {}, [[]], "nan", 1e308)
+ENTRY = {
+    "note": 1, "note_str": "guitar-060-100", "instrument": 2, "instrument_str": "guitar", "pitch": 60, "velocity": 100,
+    "sample_rate": 16_000, "qualities": [0] * 10, "instrument_family": 3, "instrument_source": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is fed with harmed files, and valid ones to begin with."""
+
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+    covers: str
+    """The module whose lines are counted."""
+
+
+def readers(folder: Path) -> dict[str, Reader]:
+    """By their names; they may write below the folder alone."""
+    here = Folder.open(folder)
+
+    def read_archive(content: bytes) -> None:
+        (folder / "x.tar.gz").write_bytes(content)
+        splits = archive.splits_of(here, "x.tar.gz")
+        for _, part in archive.filled(splits):
+            for entry in part.entries:
+                if entry.size is not None:
+                    part.wave(entry, CONFIG)
+
+    def read_labels(content: bytes, table: str) -> None:
+        (folder / table).write_bytes(content)
+        source = labelled.read_labelled(here, table)
+        for split in source.splits.values():
+            paths = [PurePosixPath(entry.file) for entry in split.entries]
+            assert not any(path.is_absolute() or ".." in path.parts for path in paths)
+
+    def read_dataset(content: bytes) -> None:
+        (folder / MANIFEST).write_bytes(content)
+        DatasetInfo.load(here)
+
+    return {
+        "wav, strictly": Reader(lambda content: audio.read_note(content, 16_000, 400), wavs(), audio.__file__),
+        "any audio": Reader(lambda content: audio.convert_note(content, 16_000, 400), sounds(), audio.__file__),
+        "archive": Reader(read_archive, archives(), archive.__file__),
+        "examples.json": Reader(lambda content: nsynth.notes_of(content, "x"), (examples(),), nsynth.__file__),
+        "labels.csv": Reader(lambda content: read_labels(content, "labels.csv"), (csv_table(),), labelled.__file__),
+        "labels.jsonl": Reader(lambda content: read_labels(content, "labels.jsonl"), (jsonl(),), labelled.__file__),
+        "dataset.json": Reader(read_dataset, (manifest(here),), dataset.__file__),
+    }
+
+
+# ---- valid files
+
+
+def sound(kind: str, rate: int = 16_000, channels: int = 1, **options: str) -> bytes:
+    wave_TC = np.sin(np.arange(400))[:, None].repeat(channels, 1) * 0.5
+    file = io.BytesIO()
+    soundfile.write(file, wave_TC, rate, format=kind, **options)
+    return file.getvalue()
+
+
+def wavs() -> tuple[bytes, ...]:
+    return tuple(sound("wav", subtype=subtype) for subtype in ("PCM_16", "PCM_24", "FLOAT", "ULAW"))
+
+
+def sounds() -> tuple[bytes, ...]:
+    kinds = ("flac", "ogg", "aiff", "au", "caf", "mp3")
+    return (*wavs(), sound("wav", 44_100, 2), *(sound(kind, 44_100, 2) for kind in kinds))
+
+
+def examples() -> bytes:
+    return json.dumps({"guitar-060-100": ENTRY, "b": ENTRY | {"note_str": "b", "qualities": [1] * 10}}).encode()
+
+
+def archives() -> tuple[bytes, ...]:
+    files = {"nsynth-test/examples.json": examples(), "nsynth-test/audio/guitar-060-100.wav": wavs()[0]}
+    made = []
+    for mode in ("w:gz", "w:"):
+        for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+            file = io.BytesIO()
+            with tarfile.open(fileobj=file, mode=mode, format=form) as packed:
+                for name, content in files.items():
+                    info = tarfile.TarInfo(name)
+                    info.size, info.uname = len(content), "somebody with a long name" * 5 if mode == "w:" else ""
+                    packed.addfile(info, io.BytesIO(content))
+            made.append(file.getvalue())
+    return tuple(made)
+
+
+def csv_table() -> bytes:
+    return (
+        b"file,pitch,family,velocity,instrument,source,qualities,split\n"
+        b'a/b.wav,60,guitar,100,"one, two",acoustic,bright dark,train\nc.wav,61,bass,,,,,\n'
+    )
+
+
+def jsonl() -> bytes:
+    rows = [
+        {"file": "a/b.wav", "pitch": 60, "family": "guitar", "split": "valid"},
+        {"file": "c", "pitch": 1, "family": 2},
+    ]
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def manifest(folder: Folder) -> bytes:
+    arrays, shards = (Array("picture", (2, 3, 4), "float16"),), (Shard("train-00000.parquet", "train", 150, "abc"),)
+    DatasetInfo("pictures", CONFIG, arrays, shards, "abc", rejected=(Rejected("a", "train", "b"),)).save(folder)
+    return folder.read(MANIFEST)
+
+
+# ---- harm
+
+
+def harmed(content: bytes, others: tuple[bytes, ...], rng: random.Random) -> bytes:
+    """A few changes in a row: of JSON, of what a compressed file holds, or of bytes."""
+    if rng.random() < 0.5:
+        for start in (b"{", b"["):
+            if content.startswith(start):
+                return harmed_json(content, rng)
+    if content[:2] == b"\x1f\x8b" and rng.random() < 0.8:
+        import gzip
+
+        return gzip.compress(harmed_bytes(gzip.decompress(content), others, rng), compresslevel=1)
+    return harmed_bytes(content, others, rng)
+
+
+def harmed_bytes(content: bytes, others: tuple[bytes, ...], rng: random.Random) -> bytes:
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        # Headers, which lie at the beginning, are where it hurts.
+        place = min(int(rng.expovariate(1 / 200)), len(data)) if rng.random() < 0.5 else rng.randint(0, len(data))
+        length = min(rng.choice((1, 2, 4, 8, 64, 1024)), len(data) - place)
+        match rng.randrange(7):
+            case 0 if length:
+                data[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[place : place + length]
+            case 2:
+                data[place:place] = rng.randbytes(length)
+            case 3:
+                data[place : place + length] = rng.randbytes(length)
+            case 4:
+                width = rng.choice((1, 2, 4, 8))
+                number = rng.choice(INTERESTING) % 256**width
+                data[place : place + width] = number.to_bytes(width, rng.choice(("little", "big")))
+            case 5:
+                other = rng.choice(others)
+                start = rng.randint(0, len(other))
+                data[place : place + length] = other[start : start + length]
+            case 6 if rng.random() < 0.3:
+                del data[place:]
+    return bytes(data)
+
+
+def harmed_json(content: bytes, rng: random.Random) -> bytes:
+    """Values are replaced, keys lost."""
+    lines = []
+    for line in content.decode().split("\n") if content.startswith(b'{"file') else [content.decode()]:
+        value = json.loads(line) if line.strip() else {}
+        place, key = value, None
+        while isinstance(place, dict | list) and place and (key is None or rng.random() < 0.7):
+            parent, key = place, rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            place = parent[key]
+        if key is not None:
+            if rng.random() < 0.3:
+                del parent[key]
+            else:
+                parent[key] = rng.choice(VALUES)
+        lines.append(json.dumps(value))
+    return "\n".join(lines).encode()
+
+
+# ---- the run
+
+
+def fuzz(reader: Reader, num: int, rng: random.Random) -> tuple[int, bytes | None, str]:
+    """How many inputs were refused; and the first that failed, with what it did."""
+    refused = 0
+    for content in reader.seeds:  # valid ones are read; what is loaded on the way takes its time
+        reader.read(content)
+    for _ in range(num):
+        content = harmed(rng.choice(reader.seeds), reader.seeds, rng)
+        signal.alarm(SECONDS)
+        try:
+            reader.read(content)
+        except ValueError as error:
+            refused += 1
+            if "\n" in str(error).strip():
+                return refused, content, f"a message of several lines: {error}"
+        except BaseException as error:
+            return refused, content, repr(error)
+        finally:
+            signal.alarm(0)
+    return refused, None, ""
+
+
+def covered(module: str) -> str:
+    _, statements, _, missing, _ = MEASURED.analysis2(module)
+    return f"{len(statements) - len(missing)} of {len(statements)}"
+
+
+def late(signum: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"not done after {SECONDS} s")
+
+
+def run(num: int, seed: int, keep: Path) -> Mapping[str, int]:
+    """Failures by reader; prints the table."""
+    signal.signal(signal.SIGALRM, late)
+    failures: dict[str, int] = {}
+    with TemporaryDirectory() as name:
+        inside = Path(name) / "inside"
+        inside.mkdir()
+        found = readers(inside)
+        print("| reader | inputs | refused | lines of its module |\n|---|--:|--:|--:|")
+        for reader_name, reader in found.items():
+            refused, failed, what = fuzz(reader, num // len(found) + 1, random.Random(seed))
+            row = (reader_name, num // len(found) + 1, refused, covered(reader.covers))
+            print(f"| {' | '.join(map(str, row))} |", flush=True)
+            failures[reader_name] = int(failed is not None)
+            if failed is not None:
+                path = keep / f"failed-{reader_name.replace(' ', '-')}"
+                path.write_bytes(failed)
+                print(f"{path}: {what}", file=sys.stderr)
+        allowed = {"x.tar.gz", "labels.csv", "labels.jsonl", MANIFEST}
+        escaped = [path for path in Path(name).rglob("*") if path != inside and path.name not in allowed]
+        failures["files elsewhere"] = len(escaped)
+    return failures
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--inputs", type=int, default=100_000, help="over all readers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("."), help="folder for inputs that fail")
+    options = parser.parse_args()
+    failures = run(options.inputs, options.seed, options.keep)
+    print(f"\nfailures: {sum(failures.values())}")
+    sys.exit(any(failures.values()))
+
+
+if __name__ == "__main__":
+    main()
