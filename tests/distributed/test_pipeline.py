@@ -103,7 +103,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
         "train-tokenizer": ("debug", "--data", pictures, "--out", tokenizer, "--workers", 2),
         "encode": ("--tokenizer", tokenizer, "--data", pictures, "--out", codes),
         "train-ar": ("debug", "--tokenizer", tokenizer, "--data", codes, "--out", model, "--workers", 2, instruments),
-        "train-classifier": ("--data", pictures, "--out", classifier, "--workers", 2, *brief),
+        "train-classifier": ("--data", pictures, "--out", classifier, "--workers", 0, *brief),
         "sample": (model, "--pitch", 60, "--family", "guitar", "--count", 2, "--out", folder / "samples"),
         "evaluate": (model, "--data", pictures, *measured, "--report", folder / "report.html"),
     }

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mars_dist import quickstart
+from mars_dist.config import ClassifierRunConfig, TrainConfig
 from mars_dist.notes import NotesConfig
 from mars_dist.quickstart import Quickstart
 
@@ -38,9 +39,11 @@ cli.main()
 
 
 def few_notes() -> dict[str, Any]:
-    """What replaces the quickstart's own 10,000 notes: 44, of which few are measured."""
+    """What replaces the quickstart's own 10,000 notes: 44, of which few are measured, and its classifier's steps."""
     few = partial(NotesConfig, pitches=(60, 61), instruments_per_family=2, valid_share=0.3)
-    return {"NotesConfig": few, "VELOCITIES": (100,), "MEASURED": {"valid": 3, "test": 4}, "SHOWN": 1}
+    brief = partial(ClassifierRunConfig, train=TrainConfig(steps=10, batch_size=8))
+    replaced = {"VELOCITIES": (100,), "MEASURED": {"valid": 3, "test": 4}, "SHOWN": 1}
+    return {"NotesConfig": few, "ClassifierRunConfig": brief, **replaced}
 
 
 def interrupt(options: Quickstart, checkpoint: Path) -> tuple[int, list[str]]:

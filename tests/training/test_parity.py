@@ -64,6 +64,7 @@ def test_gradients_of_two_workers_are_those_of_one(any_one: Plan, run_workers: R
         assert (gradient - of_two[name]).norm() <= 1e-5 * max(gradient.norm(), 1e-3 * scale), name
 
 
+@pytest.mark.parametrize("any_one", WITH_OPTIONS, indirect=True)
 def test_two_workers_train_like_one_even_when_killed_half_way(
     any_one: Plan,
     run_workers: RunWorkers,

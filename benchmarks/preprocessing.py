@@ -1,0 +1,165 @@
+"""How fast notes become pictures: Ray Data against two plain processes of the same kernel, and the kernel's parts.
+
+    python benchmarks/preprocessing.py --notes quickstart/notes --out /tmp/rates
+
+Both sides make the same shards, in turns. A side's rate begins with its first finished shard: processes have started
+by then. Parts are timed in one thread, beside what bounds them: the least that must be done to the same bytes.
+"""
+
+import io
+import shutil
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mars_dist.audio import read_note
+from mars_dist.cmx import multiplex
+from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import shard_bytes
+from mars_dist.distributed.cluster import over_cluster
+from mars_dist.memory import keep_freed_memory
+from mars_dist.pictures import NOTES_AT_ONCE, Job, Made, make_shard, plan, read_pictures
+from mars_dist.presets import TINY
+from mars_dist.quickstart import cpu
+from mars_dist.sources.read import read_source
+from mars_dist.spectrogram import picture_from_wave
+from mars_dist.storage import Folder
+
+PROCESSES = 2
+Way = Callable[[Callable[[Job], Made], list[Job]], Iterable[Made]]
+
+
+def plain(work: Callable[[Job], Made], jobs: list[Job]) -> Iterator[Made]:
+    """Processes without Ray."""
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), initializer=one_thread) as pool:
+        for task in as_completed([pool.submit(work, job) for job in jobs]):
+            yield task.result()
+
+
+def one_thread() -> None:
+    """As a worker of Ray has it."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def rate(way: Way, jobs: list[Job], folder: Path, config: SpectrogramConfig) -> float:
+    """Notes a second, from the first finished shard on."""
+    shutil.rmtree(folder, ignore_errors=True)
+    start, num = 0.0, 0
+    for made in way(partial(make_shard, folder=Folder.open(folder), config=config), jobs):
+        if start:
+            num += made.num_notes
+        else:
+            start = perf_counter()
+    return num / (perf_counter() - start)
+
+
+def rates(jobs: list[Job], out: Path, config: SpectrogramConfig, rounds: int) -> str:
+    ways: dict[str, Way] = {"two plain processes": plain, "Ray Data": over_cluster}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(rate(way, jobs, out / "rates", config))
+    ratios = [ray / other for other, ray in zip(*found.values(), strict=True)]
+    lines = [
+        f"| {name} | {median(values):.0f} | {min(values):.0f} to {max(values):.0f} |" for name, values in found.items()
+    ]
+    lines.append(f"| Ray Data / plain | {median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+    return "\n".join(["| | notes/s | rounds |", "|---|--:|--:|", *lines])
+
+
+def timed(work: Callable[[], object], num: int) -> float:
+    """Milliseconds a note: the median of some repetitions."""
+    seconds = []
+    for _ in range(7):
+        start = perf_counter()
+        work()
+        seconds.append(perf_counter() - start)
+    return 1000 * median(seconds) / num
+
+
+def parts(job: Job, out: Path, config: SpectrogramConfig) -> str:
+    """What each step of a shard takes, and what bounds it."""
+    one_thread()
+    part, num = job.part, len(job.part.entries)
+    files = [part.folder.read(entry.file) for entry in part.entries]
+    waves = [read_note(content, config.sample_rate, config.num_samples) for content in files]
+    wave_BT = torch.from_numpy(np.stack(waves[:NOTES_AT_ONCE]))
+    picture_B1FN = picture_from_wave(wave_BT, config)
+    picture_BCHW = multiplex(picture_B1FN, config.cmx)
+    frames_BNT = torch.nn.functional.pad(wave_BT, (config.n_fft, 0)).unfold(1, config.n_fft, config.hop).contiguous()
+    columns, _ = read_pictures(part, config)
+    shard = shard_bytes(columns, {})
+    raw = columns["picture"].tobytes()
+    folder, few = Folder.open(out), len(wave_BT)
+    zstd = pa.Codec("zstd", 1)
+
+    def read() -> None:
+        for entry in part.entries:
+            part.folder.read(entry.file)
+
+    def decode() -> None:
+        for content in files:
+            read_note(content, config.sample_rate, config.num_samples)
+
+    def scale() -> None:
+        for content in files:
+            np.frombuffer(content, "<i2", offset=44).astype(np.float32) * (1 / 2**15)
+
+    steps: dict[str, tuple[float, str, float]] = {
+        "read the file": (timed(read, num), "-", 0.0),
+        "decode": (timed(decode, num), "16 bits to float32", timed(scale, num)),
+        "STFT, log, scale": (
+            timed(lambda: picture_from_wave(wave_BT, config), few),
+            "the transform alone",
+            timed(lambda: torch.fft.rfft(frames_BNT), few),
+        ),
+        "CMX": (timed(lambda: multiplex(picture_B1FN, config.cmx), few), "a copy", timed(picture_B1FN.clone, few)),
+        "float16": (timed(picture_BCHW.half, few), "a copy", timed(picture_BCHW.clone, few)),
+        "Parquet": (
+            timed(lambda: shard_bytes(columns, {}), num),
+            "zstd-1 alone",
+            timed(lambda: zstd.compress(raw), num),
+        ),
+        "write": (
+            timed(lambda: folder.write("x.parquet", shard), num),
+            "memory to memory",
+            timed(lambda: io.BytesIO(shard).read(), num),
+        ),
+    }
+    lines = [f"| {name} | {ms:.3f} | {what} | {least:.3f} |" for name, (ms, what, least) in steps.items()]
+    total = timed(lambda: make_shard(job, folder, config), num)
+    return "\n".join(
+        [
+            "| part | ms a note | what bounds it | ms a note |",
+            "|---|--:|---|--:|",
+            *lines,
+            f"| a whole shard | {total:.3f} ({1000 / total:.0f} notes/s in one process) | | |",
+        ]
+    )
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--notes", type=Path, required=True, help="a source, such as quickstart/notes")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    config = TINY.tokenizer.spectrogram
+    jobs = plan(read_source(options.notes).splits.values(), shard_rows=256)
+    print(f"{cpu()}, {sum(len(job.part.entries) for job in jobs):,} notes in {len(jobs)} shards\n")
+    print(parts(jobs[0], options.out / "parts", config), "\n")
+    print(rates(jobs, options.out, config, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
