@@ -1,4 +1,4 @@
-"""Metrics of sets on rendered notes that were damaged on purpose: more damage is a worse figure."""
+"""Every metric on rendered notes that were damaged on purpose: more damage is a worse figure."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, one_hot
+from torch.nn.functional import avg_pool1d, avg_pool2d, one_hot
 from torchaudio.functional import melscale_fbanks
 
 from mars_dist import notes
+from mars_dist.config import SpectrogramConfig
 from mars_dist.metrics.generation import (
     Metric,
     crossed,
@@ -19,8 +20,13 @@ from mars_dist.metrics.generation import (
     frechet_distance,
     inception_score,
     kernel_distance,
+    output_entropy,
 )
+from mars_dist.metrics.neighbours import NearestNote
+from mars_dist.metrics.pitch import pitch_correct
+from mars_dist.metrics.reconstruction import log_spectral_distance, mae, mel_distance, mse, multi_resolution_stft
 from mars_dist.metrics.summary import bootstrap_set
+from mars_dist.spectrogram import picture_from_wave
 
 FAMILIES = ("bass", "brass", "flute", "guitar", "organ")
 PITCHES = range(48, 72, 3)
@@ -72,6 +78,7 @@ class Notes:
         ]
         wave_BT = torch.from_numpy(np.stack([wave_T for wave_T, _, _ in played]))
         self.family_B, self.pitch_B = torch.tensor([f for _, f, _ in played]), torch.tensor([p for _, _, p in played])
+        self.wave_BT = wave_BT
         magnitude_BFN = magnitude(wave_BT)
         real_BD = embed(magnitude_BFN)
         flutes_are_brass_B = torch.arange(160) - 32 * (self.family_B == FAMILIES.index("flute"))
@@ -133,3 +140,84 @@ def test_inception_scores_fall_with_damage(rendered: Notes, classes: str) -> Non
         low, high = estimates["real"].interval
         assert low < value["no flute"] < high
     assert value["one note"] == pytest.approx(1)
+
+
+def low_pass(wave_BT: Tensor, size: int) -> Tensor:
+    """A blur along time: the mean of so many samples."""
+    return avg_pool1d(wave_BT[:, None], size, 1, size // 2, count_include_pad=False)[:, 0]
+
+
+def copies(wave_BT: Tensor) -> Tensor:
+    return wave_BT[:1].expand_as(wave_BT)
+
+
+MEASURES_OF_NOTES = {
+    "log-spectral distance": log_spectral_distance,
+    "multi-resolution STFT": multi_resolution_stft,
+    "mel distance": partial(mel_distance, sample_rate=16_000),
+    "MSE of pictures": lambda wave_BT, real_BT: mse(picture(wave_BT), picture(real_BT)),
+    "MAE of pictures": lambda wave_BT, real_BT: mae(picture(wave_BT), picture(real_BT)),
+}
+
+
+def picture(wave_BT: Tensor) -> Tensor:
+    return picture_from_wave(wave_BT, SpectrogramConfig(num_samples=16_000))
+
+
+@pytest.mark.parametrize("name", MEASURES_OF_NOTES)
+def test_distances_of_notes_grow_with_damage(rendered: Notes, name: str) -> None:
+    real_BT, measure = rendered.wave_BT, MEASURES_OF_NOTES[name]
+    damaged = {
+        "real": real_BT,
+        "little noise": with_noise(real_BT, 40),
+        "much noise": with_noise(real_BT, 20),
+        "little blur": low_pass(real_BT, 3),
+        "much blur": low_pass(real_BT, 9),
+        "one note": copies(real_BT),
+    }
+    value = {line: measure(wave_BT, real_BT).mean().item() for line, wave_BT in damaged.items()}
+    assert value["real"] == 0
+    assert rises(value, "real", "little noise", "much noise")
+    assert rises(value, "real", "little blur", "much blur", "one note")
+
+
+def test_a_pitch_is_heard_until_noise_drowns_it(rendered: Notes) -> None:
+    pitch_B = torch.tensor(PITCHES)[rendered.pitch_B]
+    damaged = {
+        "real": rendered.wave_BT,
+        "much noise": with_noise(rendered.wave_BT, 0),
+        "noise": with_noise(rendered.wave_BT, -20),
+        "one note": copies(rendered.wave_BT),
+    }
+    right = {line: pitch_correct(wave_BT, pitch_B, 16_000).float().mean().item() for line, wave_BT in damaged.items()}
+    assert rises(right, "noise", "much noise", "real") and right["real"] > 0.8
+    assert right["one note"] == pytest.approx(1 / len(PITCHES))
+
+
+def test_a_classifier_is_the_less_sure_the_more_damage(rendered: Notes) -> None:
+    classify = softmax_regression(rendered.lines["real"], rendered.family_B)
+    unsure = {line: output_entropy(classify(x_ND)).mean().item() for line, x_ND in rendered.lines.items()}
+    right = {
+        line: (classify(x_ND).argmax(1) == rendered.family_B).float().mean().item()
+        for line, x_ND in rendered.lines.items()
+    }
+    assert rises(unsure, "real", "little blur", "much blur")
+    assert rises(right, "much noise", "little noise", "real") and rises(right, "much blur", "little blur", "real")
+    assert rises(right, "one note", "no flute", "real") and right["one note"] == pytest.approx(0.2)
+
+
+def test_likeness_falls_with_damage_and_copies_are_found(rendered: Notes) -> None:
+    """The bank is the real notes themselves."""
+    bank_ND = picture(rendered.wave_BT).flatten(1)
+    damaged = {
+        "real": rendered.wave_BT,
+        "little noise": with_noise(rendered.wave_BT, 40),
+        "much noise": with_noise(rendered.wave_BT, 20),
+    }
+    likeness, found = {}, {}
+    for line, wave_BT in damaged.items():
+        search = NearestNote(picture(wave_BT).flatten(1))
+        search.update(bank_ND)
+        likeness[line], found[line] = search.similarity_B.mean().item(), search.index_B
+    assert rises(likeness, "much noise", "little noise", "real") and likeness["real"] == pytest.approx(1, abs=1e-3)
+    assert torch.equal(found["real"], torch.arange(160))

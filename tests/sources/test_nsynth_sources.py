@@ -233,6 +233,7 @@ def test_what_is_too_large_is_not_read(source: Path, tmp_path: Path, monkeypatch
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda content: content[: len(content) // 2],
     "a flipped bit": lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    "another checksum": lambda content: content[:-8] + bytes([content[-8] ^ 1]) + content[-7:],
     "no archive": lambda content: b"hello",
     "empty": lambda content: b"",
     "no tar": lambda content: gzip.compress(b"hello"),
