@@ -38,6 +38,7 @@ from mars_dist.sources import archive, labelled
 from mars_dist.storage import Folder
 
 SECONDS = 5
+GZIP = b"\x1f\x8b"
 CONFIG = SpectrogramConfig(num_samples=400, n_fft=64, hop=50)
 INTERESTING = (0, 1, 127, 128, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
 VALUES: tuple[Any, ...] = (None, True, -1, 0, 3.5, 2**70, "", "..", "/", "\0", "x" * 300, [], {}, [[]], "nan", 1e308)
@@ -62,8 +63,9 @@ def readers(folder: Path) -> dict[str, Reader]:
     here = Folder.open(folder)
 
     def read_archive(content: bytes) -> None:
-        (folder / "x.tar.gz").write_bytes(content)
-        splits = archive.splits_of(here, "x.tar.gz")
+        name = "x.tar.gz" if content[:2] == GZIP else "x.tar"
+        (folder / name).write_bytes(content)
+        splits = archive.splits_of(here, name)
         for _, part in archive.filled(splits):
             for entry in part.entries:
                 if entry.size is not None:
@@ -159,7 +161,7 @@ def harmed(content: bytes, others: tuple[bytes, ...], rng: random.Random) -> byt
         for start in (b"{", b"["):
             if content.startswith(start):
                 return harmed_json(content, rng)
-    if content[:2] == b"\x1f\x8b" and rng.random() < 0.8:
+    if content[:2] == GZIP and rng.random() < 0.8:
         import gzip
 
         return gzip.compress(harmed_bytes(gzip.decompress(content), others, rng), compresslevel=1)
@@ -263,7 +265,7 @@ def run(num: int, seed: int, keep: Path) -> Mapping[str, int]:
                 path = keep / f"failed-{reader_name.replace(' ', '-')}"
                 path.write_bytes(failed)
                 print(f"{path}: {what}", file=sys.stderr)
-        allowed = {"x.tar.gz", "labels.csv", "labels.jsonl", MANIFEST}
+        allowed = {"x.tar.gz", "x.tar", "labels.csv", "labels.jsonl", MANIFEST}
         escaped = [path for path in Path(name).rglob("*") if path != inside and path.name not in allowed]
         failures["files elsewhere"] = len(escaped)
     return failures
