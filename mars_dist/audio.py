@@ -19,13 +19,15 @@ ZERO_CROSSINGS = 64
 """Of the resampler's window, to each side."""
 LARGEST_RATIO = 1000
 """Of two rates, in lowest terms: the resampler's window grows with it."""
+LOUDEST = 100
+"""Samples of floating point may exceed 1 a little; what goes this far is of another scale, such as 16-bit levels."""
 
 
 def read_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
     """(T,) in [-1, 1]: the note in a mono wav file of that rate (Hz) and that length, to the sample.
 
     Nothing is mended in silence: raises ValueError, with what was found and the rule, for a file that is unreadable,
-    shorter than its header promises, not mono, of another rate or length, or not finite.
+    shorter than its header promises, not mono, of another rate or length, not finite or far beyond full scale.
     """
     require_wav(content)
     require_whole(content)
@@ -38,7 +40,7 @@ def read_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
     if len(wave_TC) != num_samples:
         found = f"{len(wave_TC)} samples" if len(wave_TC) else "empty"
         raise ValueError(f"{found}, must be {num_samples} samples: cut it or fill it up with silence")
-    require_finite(wave_TC)
+    require_levels(wave_TC)
     return wave_TC[:, 0]
 
 
@@ -46,7 +48,8 @@ def convert_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
     """(T,) in [-1, 1]: the note in a file of any format that libsndfile reads, of any rate, length and channels.
 
     Channels are averaged, another rate is resampled, what is longer is cut at its end, what is shorter is filled up
-    with silence. Raises ValueError for what is unreadable, truncated, empty or not finite, and for odd rates.
+    with silence. Raises ValueError for what is unreadable, truncated, empty, not finite or far beyond full scale, and
+    for odd rates.
     """
     require_whole(content)
     with _opened(content) as file:
@@ -58,7 +61,7 @@ def convert_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
         wave_TC = file.read(num_read, dtype="float32", always_2d=True)
     if not len(wave_TC):
         raise ValueError("empty, must hold sound")
-    require_finite(wave_TC)
+    require_levels(wave_TC)
     wave_T = resample(wave_TC.mean(1), rate, sample_rate) if rate != sample_rate else wave_TC.mean(1)
     return np.pad(wave_T[:num_samples], (0, max(0, num_samples - len(wave_T))))
 
@@ -80,9 +83,11 @@ def _opened(content: bytes) -> Iterator[soundfile.SoundFile]:
         raise ValueError(f"not a readable file of sound ({error.error_string})") from error
 
 
-def require_finite(wave_TC: Wave) -> None:
+def require_levels(wave_TC: Wave) -> None:
     if not np.isfinite(wave_TC).all():
         raise ValueError("holds NaN or infinite samples, all must be finite")
+    if (peak := np.abs(wave_TC).max(initial=0)) > LOUDEST:
+        raise ValueError(f"holds samples of up to {peak:g}, must lie between -1 and 1: scale it")
 
 
 def require_wav(content: bytes) -> None:

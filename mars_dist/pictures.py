@@ -126,7 +126,8 @@ def estimate_bytes(splits: Iterable[Split], config: SpectrogramConfig) -> int:
 def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDArray[Any]], list[Rejected]]:
     """The columns of a shard, picture (n, C, H, W) float16 among them, and the notes that could not be read."""
     picture_NCHW = np.empty((len(part.entries), *config.picture_shape), np.float16)
-    wave_NT = np.empty((len(part.entries), config.num_samples), np.int16)
+    keeps_waves = part.name != "train"  # evaluation needs them
+    wave_NT = np.empty((len(part.entries) * keeps_waves, config.num_samples), np.int16)
     notes: list[Note] = []
     rejected: list[Rejected] = []
     for start in range(0, len(part.entries), NOTES_AT_ONCE):
@@ -139,9 +140,10 @@ def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDA
                 rejected.append(Rejected(entry.note.note_str, part.name, str(error)))
         if waves:
             wave_BT = np.stack(waves)
-            wave_NT[first : len(notes)] = np.clip(np.rint(wave_BT * 2**15), -(2**15), 2**15 - 1)
+            if keeps_waves:
+                wave_NT[first : len(notes)] = np.clip(np.rint(wave_BT * 2**15), -(2**15), 2**15 - 1)
             picture_B1FN = picture_from_wave(torch.from_numpy(wave_BT), config)
-            picture_NCHW[first : len(notes)] = multiplex(picture_B1FN, config.cmx).half().numpy()
+            picture_NCHW[first : len(notes)] = multiplex(picture_B1FN.half(), config.cmx).numpy()
     columns = {
         "note_str": np.array([note.note_str for note in notes], np.str_),
         "picture": picture_NCHW[: len(notes)],
@@ -153,6 +155,6 @@ def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDA
         "source": np.array([note.instrument_source for note in notes], np.int64),
         "qualities": np.array([note.qualities for note in notes], np.uint8),
     }
-    if part.name != "train":
+    if keeps_waves:
         columns["wave"] = wave_NT[: len(notes)]
     return columns, rejected

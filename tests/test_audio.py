@@ -63,8 +63,9 @@ def test_other_sample_formats_are_read(wav: Path, subtype: str) -> None:
         (tone(LENGTH + 1), RATE, "401 samples, must be 400"),
         (tone() * np.where(np.arange(LENGTH) == 7, np.float32(np.nan), 1), RATE, "NaN or infinite"),
         (tone() + np.where(np.arange(LENGTH) == 7, np.float32(np.inf), 0), RATE, "NaN or infinite"),
+        (tone() * np.float32(2**15), RATE, "up to .*, must lie between -1 and 1: scale it"),
     ],
-    ids=["stereo", "rate", "empty", "short", "long", "nan", "inf"],
+    ids=["stereo", "rate", "empty", "short", "long", "nan", "inf", "levels"],
 )
 def test_a_note_unlike_the_setting_is_refused_by_name(wav: Path, wave: np.ndarray, rate: int, message: str) -> None:
     soundfile.write(wav, wave, rate, subtype="FLOAT")
