@@ -244,7 +244,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         embeddings: tuple[str, ...] = ()
         """For FAD and KID: musicnn (make embeddings installs it), vggish:WEIGHTS."""
         report: str | None = None
-        """Where to write the page; its figures lie beside it. Default: report.html in the first model's folder."""
+        """Where to write the page, local or s3://; its figures lie beside it. Default: report.html in the first
+        model's folder."""
         splits: tuple[str, ...] = ("valid", "test")
         notes: int = 512
         """Notes of each split that are measured, spread evenly."""
@@ -268,14 +269,15 @@ def evaluate(arguments: Sequence[str]) -> None:
         raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
     from mars_dist.evaluation.judges import Judges
     from mars_dist.page import evaluate_folders
+    from mars_dist.storage import Folder
 
-    path = folders[0] / "report.html"
-    if command.report:
-        path = local(command.report)
-        make_folder(path.parent, "--report")
+    out, file = Folder.of(command.report or folders[0] / "report.html")
+    out.require_writable("--report")
     judges = Judges(local(command.classifier) if command.classifier else None, command.embeddings)
     limits, data = dict.fromkeys(command.splits, command.notes), absolute(command.data)
-    print(evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, path, say))
+    print(
+        evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, out, file, say)
+    )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """From evaluations and runs' folders to the page that a person judges by, its figures as JSON, and a table as text."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mars_dist.evaluation.evaluate import Evaluation, Task, evaluate
@@ -20,7 +21,8 @@ from mars_dist.progress import Say, tenths
 from mars_dist.report import html
 from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Row, Rung, ScaleUse
 from mars_dist.sampling import SamplingConfig
-from mars_dist.serialize import read_json, to_plain, write_json
+from mars_dist.serialize import read_json, to_plain
+from mars_dist.storage import Folder
 from mars_dist.training.journal import METRICS, read_metrics
 
 PHASES: dict[Phase, str] = {
@@ -38,7 +40,8 @@ def evaluate_folders(
     judges: Judges,
     sampling: SamplingConfig,
     phase: Phase,
-    path: Path,
+    out: Folder,
+    file: str,
     say: Say,
 ) -> str:
     """Evaluate autoregressors' folders on each split of `num_notes`; write the page, and its figures beside it.
@@ -68,7 +71,7 @@ def evaluate_folders(
         "rests_on": rests_on,
         "splits": {evaluation.split: to_figures(evaluation) for evaluation in evaluations},
     }
-    write_json(figures_path(path), figures)
+    out.write(figures_of(file), (json.dumps(figures, indent=1) + "\n").encode())
     grids = {name: sample_grid(tasks[0], folder, over_cluster) for name, folder in runs.items()}
     report = Report(
         title="MARS: notes from a next-scale transformer",
@@ -87,8 +90,9 @@ def evaluate_folders(
         models=[model(name, folder, evaluations[0]) for name, folder in runs.items()],
         lines=LINES | (headings(list(runs)) if len(runs) > 1 else {}),
     )
-    size = html.write(report, path)
-    say(f"{path}: {size / 2**20:.1f} MiB")
+    page = html.fitting(report).encode()
+    out.write(file, page)
+    say(f"{out.link(file)}: {len(page) / 2**20:.1f} MiB")
     return table(evaluations, report)
 
 
@@ -105,9 +109,9 @@ def named(folders: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names, folders, strict=True))
 
 
-def figures_path(page: Path) -> Path:
-    """Where the figures of a page lie."""
-    return page.with_suffix(".json")
+def figures_of(page: str) -> str:
+    """The file that a page's figures lie in."""
+    return str(PurePosixPath(page).with_suffix(".json"))
 
 
 def to_figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mars_dist.notes import NotesConfig, render
 from mars_dist.presets import load
 from mars_dist.progress import say, tenths
 from mars_dist.serialize import read_json, write_json
+from mars_dist.storage import Folder
 
 VELOCITIES = (50, 100, 127)
 MEASURED = {"valid": 544, "test": 176}
@@ -41,7 +42,7 @@ def run(options: Quickstart) -> None:
     from mars_dist.distributed.data import encode, preprocess
     from mars_dist.evaluation.judges import Judges
     from mars_dist.launch import fit
-    from mars_dist.page import evaluate_folders, figures_path
+    from mars_dist.page import evaluate_folders, figures_of
     from mars_dist.phase import DEFAULT
     from mars_dist.sampling import AS_ASKED
     from mars_dist.training.plan import Plan
@@ -69,14 +70,16 @@ def run(options: Quickstart) -> None:
     with stages.run("train_classifier"):
         fit(classifier_plan, 0, say)
     table, page = out / "table.txt", out / "report.html"
+    figures = out / figures_of(page.name)
     with stages.run("evaluate"):
-        if table.exists() and figures_path(page).exists():
+        if table.exists() and figures.exists():
             say(f"{page}: finished already: nothing to do")
         else:
             judges = Judges(classifier)
-            text = evaluate_folders([model], str(pictures), MEASURED, SHOWN, judges, AS_ASKED, DEFAULT, page, say)
+            here = (Folder.open(out), page.name)
+            text = evaluate_folders([model], str(pictures), MEASURED, SHOWN, judges, AS_ASKED, DEFAULT, *here, say)
             table.write_text(f"{text}\n")  # written last: its presence means evaluated
-    write_json(out / "summary.json", summary(stages, notes, tokenizer, model, page))
+    write_json(out / "summary.json", summary(stages, notes, tokenizer, model, figures))
     print(table.read_text())
     for what, path in {
         "page to listen to": page,
@@ -89,12 +92,11 @@ def run(options: Quickstart) -> None:
     say(f"{'make a note yourself':25} mars sample {model} --pitch 60 --family guitar --out samples/")
 
 
-def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path, page: Path) -> dict[str, Any]:
+def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path, figures: Path) -> dict[str, Any]:
     """What summary.json says."""
     from mars_dist.model import num_parameters
-    from mars_dist.page import figures_path
 
-    splits = read_json(figures_path(page))["splits"]
+    splits = read_json(figures)["splits"]
     measures, counts = splits["valid"]["measures"], read_json(notes / "notes.json")["counts"]
     return {
         "wall_seconds": {"total": round(sum(stages.seconds.values()), 1)} | stages.seconds,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,6 +25,8 @@ HALF_WRITTEN = ".part"
 ATTEMPTS = 8
 """Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
+WEEK = 7 * 24 * 3600
+"""Seconds: the longest that S3 grants to an address."""
 SETTINGS = ("endpoint_override", "scheme", "region")
 """What an address may say of its endpoint."""
 
@@ -52,6 +54,12 @@ class Folder(ABC):
             f"{address.netloc}/{address.path.strip('/')}".rstrip("/"),
             **(_endpoint_of_environment() | settings),
         )
+
+    @classmethod
+    def of(cls, name: str | Path) -> tuple["Folder", str]:
+        """The folder of a file, and the file's name in it. Raises ValueError as `open` does."""
+        file = cls.open(name)
+        return file.sub(".."), PurePosixPath(file.path).name
 
     @property
     @abstractmethod
@@ -94,6 +102,19 @@ class Folder(ABC):
     def delete(self, file: str) -> None:
         """Raises OSError."""
         self.files.delete_file(self.at(file))
+
+    def require_writable(self, option: str = "--out") -> None:
+        """Raises ValueError where nothing can be written: told before the work rather than after."""
+        probe = f".{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"
+        try:
+            self.write(probe, b"")
+            self.delete(probe)
+        except OSError as error:
+            raise ValueError(f"{self.name}: cannot be written ({error}): choose another {option}") from error
+
+    @abstractmethod
+    def link(self, file: str) -> str:
+        """What a browser opens: a path, or an address that is good for a week without credentials."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
@@ -141,6 +162,9 @@ class LocalFolder(Folder):
                 return same
         except (FileExistsError, FileNotFoundError):
             return False
+
+    def link(self, file: str) -> str:
+        return self.at(file)
 
     def free_bytes(self) -> int | None:
         there = next(folder for folder in (Path(self.path), *Path(self.path).parents) if folder.exists())
@@ -193,6 +217,10 @@ class S3Folder(Folder):
             raise
         return True
 
+    def link(self, file: str) -> str:
+        with _os_error():
+            return str(self.client.generate_presigned_url("get_object", self._key(file), WEEK))
+
     def free_bytes(self) -> int | None:
         return None
 
@@ -233,6 +261,7 @@ def _client(endpoint: str | None, scheme: str, region: str | None) -> Any:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=ANSWER_SECONDS,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        signature_version="s3v4",
     )
     return boto3.client(
         "s3", region_name=region, config=config, endpoint_url=f"{scheme}://{endpoint}" if endpoint else None

@@ -297,7 +297,9 @@ def test_a_folder_that_cannot_be_written(
     assert refused("sample", ar.folder, "--out", file / "out") == f"{made}--out"
     assert refused("quickstart", "--out", file / "out") == f"{made}--out"
     report = ("--report", file / "out" / "report.html")
-    assert refused("evaluate", ar.folder, "--data", "x", *report) == f"{made}--report"
+    assert refused("evaluate", ar.folder, "--data", "x", *report) == (
+        f"{file}/out: cannot be written ([Errno 20] Not a directory: '{file}/out'): choose another --report"
+    )
     assert refused("notes", "--out", file / "out").startswith(f"{file}/out: cannot be written (Not a directory)")
 
 

@@ -1,7 +1,6 @@
 """The page as text: nothing is fetched, and it needs no library."""
 
 import json
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -16,20 +15,12 @@ LIMIT = 20 * 2**20
 """Bytes of a page."""
 
 
-def write(report: Report, path: Path, limit: int = LIMIT) -> int:
-    """Write the page, whole or not at all, and return its size in bytes.
+def fitting(report: Report, limit: int = LIMIT) -> str:
+    """The page within so many bytes.
 
-    Sounds are lossless where the page stays below the limit so, else Ogg Vorbis; of notes that are too many even then
-    the last ones are left out, and the page says so.
+    Sounds are lossless where they fit, else Ogg Vorbis; of notes that are too many even then the last ones are left
+    out, and the page says so.
     """
-    page = fitting(report, limit).encode()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(page)
-    unfinished.replace(path)
-    return len(page)
-
-
-def fitting(report: Report, limit: int) -> str:
     page = render(report, "flac")
     if len(page.encode()) > limit:
         page = render(report, "ogg")

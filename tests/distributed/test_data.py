@@ -1,12 +1,19 @@
 """Preprocessing over a real Ray runtime."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from time import sleep
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -147,6 +154,53 @@ def test_a_source_that_changes_meanwhile_is_refused(
     info = preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=lines)
     assert [note.reason[:12] for note in info.rejected] == ["1000 samples"]
     assert any("shards 5/5 (4 kept)" in line for line in lines)
+
+
+def test_a_worker_that_is_killed_costs_nothing(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
+    """Once the first shard is there; Ray starts another worker for what this one had."""
+    expected, out, killed = tmp_path / "expected", tmp_path / "out", list[int]()
+    preprocess(short_notes, expected, short, shard_rows=1, progress=Lines())
+
+    def kill() -> None:
+        wait_for_shards(out)
+        workers: list[psutil.Process] = []
+        while not workers:
+            workers = [child for child in psutil.Process().children(recursive=True) if is_working(child)]
+        workers[0].kill()
+        killed.append(workers[0].pid)
+
+    killer = Thread(target=kill, daemon=True)
+    killer.start()
+    preprocess(short_notes, out, short, shard_rows=1, progress=Lines())
+    killer.join(timeout=10)
+    assert killed and contents(out) == contents(expected)
+
+
+def test_a_driver_that_is_killed_costs_nothing(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
+    """Once the first shard is there; the next run, though at once, keeps what it made."""
+    expected, out, lines = tmp_path / "expected", tmp_path / "out", Lines()
+    preprocess(short_notes, expected, short, shard_rows=1, progress=lines)
+    settings = [f"--spectrogram.{name}={getattr(short, name)}" for name in ("num_samples", "n_fft", "hop", "cmx")]
+    words = ["preprocess", "debug", f"--source={short_notes}", f"--out={out}", "--shard-rows=1", *settings]
+    driver = subprocess.Popen([sys.executable, "-c", "from mars_dist.cli import main; main()", *words])
+    wait_for_shards(out)
+    driver.kill()
+    driver.wait()
+    assert LEASE in contents(out) and MANIFEST not in contents(out)
+    preprocess(short_notes, out, short, shard_rows=1, progress=lines)
+    [kept] = [re.findall(r"shards 19/19 \((\d+) kept\)", line) for line in lines[-2:-1]]
+    assert int(kept[0]) > 0 and contents(out) == contents(expected)
+
+
+def wait_for_shards(folder: Path) -> None:
+    while not list(folder.glob("*.parquet")):
+        sleep(0.002)
+
+
+def is_working(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.cmdline()[0].startswith("ray::MapBatches")
+    return False
 
 
 def test_a_shard_that_another_wrote_meanwhile_is_refused(

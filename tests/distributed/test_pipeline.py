@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from time import sleep
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
@@ -28,6 +29,7 @@ from mars_dist.evaluation.measures import OF_NOTES, OF_SETS
 from mars_dist.phase import DEFAULT
 from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
+from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
 
 COUNTS = {"train": 22, "valid": 10, "test": 33}
@@ -259,6 +261,17 @@ def test_the_page_plays(journey: Journey) -> None:
     page = (journey.folder / "report.html").read_text()
     assert page.count("<audio") == 2 * 2 * 4 + 2 * 11  # splits, notes, rungs; pitches, families
     assert "not NSynth" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_page_in_a_bucket_opens_by_a_link(journey: Journey, bucket: str) -> None:
+    model, pictures, address = journey.folder / "ar", journey.folder / "pictures", bucket.replace("?", "/a.html?")
+    few = ("--notes", 2, "--shown", 1, "--splits", "test")
+    ended = mars("evaluate", model, "--data", pictures, *few, "--report", address)
+    assert ended.code == 0, ended
+    [link] = [line.rpartition(": ")[0] for line in ended.lines if line.startswith("http")]
+    with urlopen(link) as answer:
+        assert b"MARS: notes from a next-scale transformer" in answer.read()
+    assert Folder.open(bucket).list() == {"a.html", "a.json"}
 
 
 # ---- what is on the terminal

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mars_dist.report.html import write
+from mars_dist.report.html import fitting
 from mars_dist.report.parts import Grid, Ladder, Report, Rung
 
 from .chromium import CHROMIUM, Page
@@ -28,7 +28,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     lines = ("original", "reconstruction", "sample")
     notes = [Ladder(f"note {i}", {}, [rung(line, 220 * (i + 1)) for line in lines]) for i in range(2)]
     grid = Grid("By family", ["48", "60"], {"brass": [rung("sample", 300), rung("sample", 400)]})
-    write(Report("t", [], RATE, ladders=notes, grids=[grid]), folder / "report.html")
+    (folder / "report.html").write_text(fitting(Report("t", [], RATE, ladders=notes, grids=[grid])))
     with Page(folder / "report.html", request.param, folder / "profile") as page:
         yield page
 

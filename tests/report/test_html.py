@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from mars_dist.metrics.summary import Estimate
-from mars_dist.report.html import render, write
+from mars_dist.report.html import fitting, render
 from mars_dist.report.media import PICTURE_HEIGHT
 from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Row, Rung, ScaleUse
 
@@ -218,24 +218,6 @@ def test_empty_parts_are_left_out() -> None:
     assert not bare.all("details")
 
 
-def test_writing_replaces_the_page_whole(full: Report, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    size = write(full, path)
-    assert size == path.stat().st_size
-    assert path.read_text(encoding="utf-8") == render(full)
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_a_page_that_cannot_be_made_leaves_the_old_one(full: Report, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    broken = Report("t", [], RATE, ladders=[Ladder("n", {}, [Rung("sample", np.zeros(10), np.zeros(3))])])
-    with pytest.raises(ValueError):
-        write(broken, path)
-    assert path.read_text() == "old"
-
-
 def test_a_measure_of_two_splits_is_explained_once() -> None:
     cells = {"real": Estimate(1.0, 2, (1.0, 1.0))}
     table = [Row("MSE", split, "", "squared", cells) for split in ("valid", "test")]
@@ -263,31 +245,27 @@ def test_a_grid_has_a_button_for_each_note_and_none_where_there_is_none() -> Non
     assert all("controls" not in audio for audio in page.all("audio"))
 
 
-def sizes(full: Report, tmp_path: Path, limit: int) -> tuple[int, Page]:
-    path = tmp_path / "page.html"
-    return write(full, path, limit), Page(path.read_text())
+def test_sounds_are_lossless_where_the_page_stays_below_the_limit(full: Report) -> None:
+    lossless = render(full)
+    text = fitting(full, len(lossless.encode()))
+    page = Page(text)
+    assert text == lossless and all((audio["src"] or "").startswith("data:audio/flac") for audio in page.all("audio"))
 
 
-def test_sounds_are_lossless_where_the_page_stays_below_the_limit(full: Report, tmp_path: Path) -> None:
-    lossless = len(render(full).encode())
-    size, page = sizes(full, tmp_path, lossless)
-    assert size == lossless and all((audio["src"] or "").startswith("data:audio/flac") for audio in page.all("audio"))
-
-
-def test_a_larger_page_has_ogg_sounds_that_are_nearly_the_same(tmp_path: Path) -> None:
+def test_a_larger_page_has_ogg_sounds_that_are_nearly_the_same() -> None:
     seconds = np.arange(4 * RATE) / RATE
     tone = Rung("sample", 0.5 * np.sin(2 * np.pi * 440 * seconds), np.zeros((64, 16)))
     report = Report("t", [], RATE, ladders=[Ladder("n", {}, [tone])])
     lossless = len(render(report).encode())
-    size, page = sizes(report, tmp_path, lossless - 1)
-    wave_T, rate = soundfile.read(data(page.all("audio")[0]["src"], "audio/ogg"))
-    assert size < lossless and rate == RATE and len(wave_T) == 4 * RATE
+    text = fitting(report, lossless - 1)
+    wave_T, rate = soundfile.read(data(Page(text).all("audio")[0]["src"], "audio/ogg"))
+    assert len(text.encode()) < lossless and rate == RATE and len(wave_T) == 4 * RATE
     assert np.abs(wave_T - tone.wave_T).mean() < 0.02
 
 
-def test_notes_that_do_not_fit_are_left_out_and_the_page_says_so(full: Report, tmp_path: Path) -> None:
+def test_notes_that_do_not_fit_are_left_out_and_the_page_says_so(full: Report) -> None:
     limit = len(render(full, "ogg", 1).encode()) + 100
-    size, page = sizes(full, tmp_path, limit)
-    assert size <= limit and len(page.all("article")) == 1
-    assert "2 more notes were left out" in (tmp_path / "page.html").read_text()
+    text = fitting(full, limit)
+    assert len(text.encode()) <= limit and len(Page(text).all("article")) == 1
+    assert "2 more notes were left out" in text
     assert "left out, to keep" not in render(full)

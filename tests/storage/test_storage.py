@@ -5,6 +5,8 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import urlopen
 
 import boto3
 import pytest
@@ -143,6 +145,24 @@ def test_no_half_of_an_upload_is_ever_seen(faulty: tuple[FaultyProxy, Folder]) -
         folder.write("a", CONTENT)
     proxy.faults = []
     assert folder.read("a") == b"before" and folder.list() == {"a"}
+
+
+def test_a_link_opens_without_credentials(folder: Folder, tmp_path: Path) -> None:
+    folder.write("report.html", b"page")
+    link = folder.link("report.html")
+    assert parse_qs(urlsplit(link).query).get("X-Amz-Expires", ["604800"]) == ["604800"]
+    with urlopen(link if "://" in link else f"file://{link}") as answer:
+        assert answer.read() == b"page"
+
+
+def test_what_can_be_written_is_known_before(folder: Folder, tmp_path: Path) -> None:
+    folder.require_writable()
+    assert folder.list() == set()
+    (tmp_path / "file").touch()
+    elsewhere = tmp_path / "file" / "folder"
+    nowhere = folder.name.replace("/bucket/", "/nowhere/") if "://" in folder.name else elsewhere
+    with pytest.raises(ValueError, match=r"cannot be written \(.*(not exist|Not a directory).*choose another --report"):
+        Folder.open(nowhere).require_writable("--report")
 
 
 def test_a_bucket_that_is_not_there_is_an_os_error(bucket: str) -> None:
