@@ -25,7 +25,7 @@ from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder
 
 MARS = "from mars_dist.cli import main; main()"
-KILLS_A_ROUND = 4
+KILLS_A_ROUND = 8
 SHARDS = ("--shard-rows", 32)
 """Many, so that most kills come between two of them or in the midst of one."""
 DRIVER, WORKER = "driver", "worker"
@@ -58,8 +58,13 @@ def start(words: Sequence[object]) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_at_random(words: Sequence[object], seconds: float, rng: random.Random) -> str | None:
-    """Start the command and kill it, or a worker of it, within so many seconds; what was killed, if it still ran."""
+def kill_at_random(
+    words: Sequence[object], seconds: float, rng: random.Random, orphans: list[psutil.Process]
+) -> str | None:
+    """Start the command and kill it, or a worker of it, within so many seconds; what was killed, if it still ran.
+
+    What a killed driver leaves, which ends by itself within a minute and may write until then, joins the orphans.
+    """
     process = start(words)
     end = monotonic() + rng.uniform(0, seconds)
     while monotonic() < end and process.poll() is None:
@@ -78,7 +83,7 @@ def kill_at_random(words: Sequence[object], seconds: float, rng: random.Random) 
         return WORKER
     process.kill()
     process.communicate()
-    psutil.wait_procs(family, timeout=60)  # Ray's own end when their driver has gone
+    orphans.extend(family)
     return DRIVER
 
 
@@ -117,12 +122,14 @@ def study(words: list[object], out: Path, notes: set[str], num_kills: int, rng: 
     while tally.kills.total() < num_kills:
         folder = out / "killed"
         shutil.rmtree(folder, ignore_errors=True)
+        orphans: list[psutil.Process] = []
         for _ in range(rng.randint(1, KILLS_A_ROUND)):
-            if killed := kill_at_random([*words, folder], seconds, rng):
+            if killed := kill_at_random([*words, folder], seconds, rng, orphans):
                 tally.kills[killed] += 1
             if (folder / MANIFEST).exists():
                 break
         require_success(start([*words, folder]))
+        psutil.wait_procs(orphans, timeout=60)
         found, names = contents(folder), names_in(folder)
         tally.rounds += 1
         tally.other_bytes += any(found.get(name) != content for name, content in expected.items())

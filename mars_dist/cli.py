@@ -1,5 +1,6 @@
 """`mars ...`: one function a command. Imports are lazy, so that --help is instant."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from mars_dist.config import (
     TokenizerRunConfig,
     TrainConfig,
 )
-from mars_dist.errors import TrainingFailed
+from mars_dist.errors import Stopped, TrainingFailed
 from mars_dist.progress import say, tenths
 
 Inline = tyro.conf.arg(name="")
@@ -349,6 +350,9 @@ def main() -> None:
             raise
         print(f"mars: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(f"mars: {stopped}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("mars: stopped; the same command goes on from what is finished", file=sys.stderr)
         sys.exit(130)

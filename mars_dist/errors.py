@@ -2,4 +2,8 @@
 
 
 class TrainingFailed(RuntimeError):
-    """Training ended for a reason that is not a mistake in the call."""
+    """Training ended for a reason that is not a mistake in the call; to start it again would end the same way."""
+
+
+class Stopped(Exception):
+    """SIGTERM came, and what was done is saved."""

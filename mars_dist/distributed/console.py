@@ -1,15 +1,20 @@
-"""Lines on their way from rank 0, wherever it runs, to the user's terminal. Light: its actor imports no torch."""
+"""Between the driver and rank 0, wherever it runs: lines to the user's terminal, and the wish to stop.
 
-import threading
+Light: its actor imports no torch.
+"""
+
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from mars_dist.progress import Say
 
 NAME = "mars_console"
+SECONDS_BETWEEN_QUESTIONS = 1.0
 
 
 class Console:
@@ -17,6 +22,7 @@ class Console:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.stops = False
 
     def put(self, line: str) -> None:
         self.lines.append(line)
@@ -25,6 +31,12 @@ class Console:
         lines, self.lines = self.lines, []
         return lines
 
+    def stop(self) -> None:
+        self.stops = True
+
+    def stop_wanted(self) -> bool:
+        return self.stops
+
 
 def writer() -> Say:
     """For a worker: a function that sends a line to the terminal."""
@@ -32,11 +44,25 @@ def writer() -> Say:
     return lambda line: console.put.remote(line)
 
 
+def stop_wanted() -> Event:
+    """For a worker: an event that is set soon after the driver wants the run to stop."""
+    console, wanted = ray.get_actor(NAME), Event()
+
+    def ask() -> None:
+        while not wanted.wait(SECONDS_BETWEEN_QUESTIONS):
+            with suppress(RayError):  # the driver has ended, and so will this process
+                if ray.get(console.stop_wanted.remote()):
+                    wanted.set()
+
+    Thread(target=ask, daemon=True).start()
+    return wanted
+
+
 @contextmanager
-def console(say: Say) -> Iterator[None]:
-    """Show what workers write for as long as the block lasts."""
+def console(say: Say, stop: Event) -> Iterator[None]:
+    """Show what workers write for as long as the block lasts; tell them once `stop` is set."""
     actor: Any = ray.remote(Console).options(name=NAME, num_cpus=0).remote()
-    finished = threading.Event()
+    finished = Event()
 
     def show() -> None:
         for line in ray.get(actor.take.remote()):
@@ -45,8 +71,10 @@ def console(say: Say) -> Iterator[None]:
     def follow() -> None:
         while not finished.wait(0.5):
             show()
+            if stop.is_set():
+                actor.stop.remote()
 
-    follower = threading.Thread(target=follow, daemon=True)
+    follower = Thread(target=follow, daemon=True)
     follower.start()
     try:
         yield

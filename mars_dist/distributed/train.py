@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket, socketpair
+from threading import Event
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
+    CheckpointConsistencyMode,
     CheckpointUploadMode,
     FailureConfig,
     RunConfig,
@@ -24,21 +26,27 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from mars_dist.distributed.console import console, writer
+from mars_dist.distributed.console import console, stop_wanted, writer
 from mars_dist.distributed.runtime import connect
 from mars_dist.errors import TrainingFailed
 from mars_dist.progress import Say
+from mars_dist.stopping import told_by_sigterm
+from mars_dist.training.checkpoint import Position
 from mars_dist.training.plan import Plan
-from mars_dist.training.run import CHECKPOINTS, KEEP, backend
+from mars_dist.training.run import CHECKPOINTS, KEEP, Saved, Wish, backend
 
+AGAIN = "_again_"
+STEPS_BETWEEN_QUESTIONS = 10
+"""Whether a machine is about to be taken away: a question that all workers ask together."""
 MAX_FAILURES = 3
 """How often lost workers are started again, from the newest checkpoint."""
 
 
-def fit(plan: Plan, workers: int | None, say: Say) -> None:
+def fit(plan: Plan, workers: int | None, say: Say) -> Position:
     """Train on Ray, one worker a GPU, or else a CPU process. Goes on from the newest checkpoint in the plan's folder.
 
-    Raises ValueError where the plan does not fit the data or the cluster, TrainingFailed where training failed.
+    Returns where it ended: at SIGTERM that is before the end. Raises ValueError where the plan does not fit the data or
+    the cluster, TrainingFailed where training failed.
     """
     connect()
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -46,7 +54,7 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
     require_resources(workers, num_gpus)
     plan.check(workers)
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]
         train_loop_config=plan.to_plain(),
         torch_config=TorchConfig(backend=backend(num_gpus > 0)),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=num_gpus > 0),
@@ -57,11 +65,14 @@ def fit(plan: Plan, workers: int | None, say: Say) -> None:
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    with console(say), stopped_by_ctrl_c():
+    with told_by_sigterm() as stop, console(say, stop), stopped_by_ctrl_c():
         try:
-            trainer.fit()
+            ended: Position | TrainingFailed = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
             raise TrainingFailed(f"training in {plan.folder} failed: {first_cause(error)}") from error
+    if isinstance(ended, TrainingFailed):
+        raise ended
+    return ended
 
 
 @contextmanager
@@ -108,12 +119,15 @@ def require_resources(workers: int, num_gpus: int) -> None:
         )
 
 
-def train_worker(plain: dict[str, Any]) -> None:
-    """What each worker runs."""
+def train_worker(plain: dict[str, Any]) -> Position | TrainingFailed:
+    """What each worker runs. A failure that would come again is returned: Ray starts again after one that is raised."""
     context = ray.train.get_context()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     plan = Plan.from_plain(plain)
-    plan.train(RayRun(plan.folder))
+    try:
+        return plan.train(RayRun(plan.folder))
+    except TrainingFailed as failure:
+        return failure
 
 
 class RayRun:
@@ -125,10 +139,22 @@ class RayRun:
         self.device: torch.device = get_device()
         self.folder = folder
         self.write = writer()
+        self.stop = stop_wanted() if self.rank == 0 else Event()
+        self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
 
     def say(self, line: str) -> None:
         if self.rank == 0:
             self.write(line)
+
+    def wish(self) -> Wish:
+        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike, once."""
+        if self.stop.is_set():
+            return Wish.STOP
+        self.num_asked += 1
+        if self.told_of_preemption or self.num_asked % STEPS_BETWEEN_QUESTIONS:
+            return Wish.GO_ON
+        self.told_of_preemption = ray.train.get_preemption_info() is not None
+        return Wish.SAVE if self.told_of_preemption else Wish.GO_ON
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Every worker's shards go into one folder of the storage, in the background."""
@@ -137,18 +163,24 @@ class RayRun:
         ray.train.report(
             {"step": step} | metrics,
             checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step_{step:08d}",
+            checkpoint_dir_name=f"step_{step:08d}{self.suffix}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         )
 
-    @contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-        else:
-            with checkpoint.as_directory() as folder:
-                yield Path(folder)
+    def checkpoints(self) -> list[Saved]:
+        reported = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
+        return [Saved(Path(one.checkpoint.path).name, as_folder(one.checkpoint)) for one in reversed(reported)]
+
+    def distrust(self, name: str) -> None:
+        """Ray knows it by its name until it has newer ones: the steps that come again get names of their own."""
+        _, _, again = name.partition(AGAIN)
+        self.suffix = f"{AGAIN}{int(again or 0) + 1}"
+
+
+@contextmanager
+def as_folder(checkpoint: Checkpoint) -> Iterator[Path]:
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
 
 
 def first_cause(error: Exception) -> str:

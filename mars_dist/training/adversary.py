@@ -3,12 +3,16 @@
 It is small: every worker holds all of it, and its gradients are averaged. Suffixes: B batch, F bins, N frames.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.utils import get_total_norm
 
 from mars_dist.config import AdversaryConfig, Precision
 from mars_dist.discriminator import Discriminator, Features, discriminator_loss, feature_distance, generator_loss
+from mars_dist.errors import TrainingFailed
 from mars_dist.training import sharding
 
 BETAS = (0.5, 0.9)
@@ -54,6 +58,10 @@ class Adversary:
         loss = discriminator_loss(real, fake)
         loss.backward()
         sharding.average_gradients(self.discriminator)
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        norm = get_total_norm(gradients).item()
+        if not math.isfinite(norm):  # alike on all workers
+            raise TrainingFailed(f"the adversary's gradient is {norm}: try a lower --optim.lr")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -4,7 +4,6 @@ Suffixes: B batch, L codes over all scales, k the codes of one scale, C code wid
 N blocks.
 """
 
-from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, read_config, save_autoregressor, tokenizer_fingerprint
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform, share_of
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
 from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -66,9 +65,6 @@ class AutoregressorStage:
         codes_BL = torch.from_numpy(columns["codes"].astype(np.int64))
         latents_BChw = torch.from_numpy(columns["latents"].astype(np.float32))
         return {"codes": codes_BL, "latents": latents_BChw} | self.vocabulary.of_rows(columns)
-
-    def stream(self, first_step: int) -> Generator[Timed, None, None]:
-        return self.batches.stream(first_step, self.run.rank, self.run.world_size)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""

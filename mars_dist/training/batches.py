@@ -59,16 +59,29 @@ class Batches:
 
     def load(self, step: int, rank: int, world_size: int) -> Batch:
         """The worker's slice of the global batch of a step, and each row's place in that batch."""
-        share = share_of(self.batch_size, world_size)
-        mine = slice(rank * share, (rank + 1) * share)
+        mine = self.slice_of(rank, world_size)
         batch = self.read(self.global_rows(step)[mine])
         return batch | {"place": torch.arange(self.batch_size)[mine]}
 
+    def slice_of(self, rank: int, world_size: int) -> slice:
+        """A worker's places in the global batch."""
+        share = share_of(self.batch_size, world_size)
+        return slice(rank * share, (rank + 1) * share)
+
     def read(self, rows: NDArray[np.int64]) -> Batch:
         """The given rows of the split."""
-        groups = np.searchsorted(self.starts, rows, side="right") - 1
-        found = [(self.group(int(group)), row - self.starts[group]) for group, row in zip(groups, rows, strict=True)]
+        found = [(self.group(group), row) for group, row in self.located(rows)]
         return self.prepare({name: np.stack([columns[name][i] for columns, i in found]) for name in self.columns})
+
+    def names(self, step: int, rank: int, world_size: int) -> list[str]:
+        """The notes of a worker's slice."""
+        located = self.located(self.global_rows(step)[self.slice_of(rank, world_size)])
+        return [str(self.rows.read_group(self.rows.groups[group], ["note_str"])["note_str"][i]) for group, i in located]
+
+    def located(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """The row group of each row, and its place within."""
+        groups = np.searchsorted(self.starts, rows, side="right") - 1
+        return [(int(group), int(row - self.starts[group])) for group, row in zip(groups, rows, strict=True)]
 
     def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
         """A worker's slice of about `num_rows` rows that lie evenly over the split: the same ones at any time."""

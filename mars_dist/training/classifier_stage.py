@@ -3,7 +3,7 @@
 Suffixes: B batch, F N bins and frames.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from mars_dist.config import ClassifierRunConfig
 from mars_dist.dataset import Columns, Group, Rows
 from mars_dist.model import save_classifier
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform
+from mars_dist.training.batches import Batch, Batches, keyed_uniform
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
@@ -60,9 +60,6 @@ class ClassifierStage:
         self.unseen = batches(UNSEEN) if self.info.counts.get(UNSEEN) else None
         torch.manual_seed(self.train.seed)
         self.model = Classifier(config.classifier, config.spectrogram).to(run.device)
-
-    def stream(self, first_step: int) -> Generator[Timed, None, None]:
-        return self.batches.stream(first_step, self.run.rank, self.run.world_size)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy of both questions, for notes that are transposed."""

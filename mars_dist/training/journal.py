@@ -48,6 +48,13 @@ class Journal:
                 f"left {left // 60:.0f}:{left % 60:02.0f}"
             )
 
+    @contextmanager
+    def stalled(self, step: int) -> Iterator[None]:
+        """Time how long a checkpoint keeps training waiting."""
+        start = perf_counter()
+        yield
+        self.keep("checkpoint", step, {"stall_seconds": perf_counter() - start})
+
     def validation(self, step: int, scalars: dict[str, float]) -> None:
         """A line of validation."""
         self.keep("valid", step, scalars)

@@ -1,7 +1,6 @@
 """The training loop, the same for all stages, one worker or many."""
 
 import math
-from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from typing import Protocol
@@ -12,11 +11,12 @@ from torch import Tensor, nn
 from mars_dist.config import OptimConfig, TrainConfig
 from mars_dist.errors import TrainingFailed
 from mars_dist.training import checkpoint, sharding
-from mars_dist.training.batches import Batch, Timed
+from mars_dist.training.batches import Batch, Batches
 from mars_dist.training.checkpoint import Position
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage, learning_rate, make_optimizer
-from mars_dist.training.run import Run
+from mars_dist.training.run import Run, Wish
+from mars_dist.training.watchdog import watchdog
 
 
 class Stage(Protocol):
@@ -29,9 +29,7 @@ class Stage(Protocol):
 
     train: TrainConfig
     optim: OptimConfig
-
-    def stream(self, first_step: int) -> Generator[Timed, None, None]:
-        """This worker's batches from a step on."""
+    batches: Batches
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The weighted terms, whose sum is minimised."""
@@ -59,18 +57,24 @@ class Stage(Protocol):
 
 
 def train(stage: Stage, run: Run) -> Position:
-    """Train to the last step, from the newest checkpoint if there is one. Raises TrainingFailed on a bad loss."""
+    """Train to the last step, or until the run is told to stop, from the newest checkpoint if there is one.
+
+    Raises TrainingFailed, on every worker alike, on a bad loss and where no checkpoint can be read.
+    """
     config = stage.train
     model = sharding.shard(stage.model, config.precision)
     optimizer = make_optimizer(model, stage.optim)
     average = MovingAverage(model, stage.optim.ema)
     position = resume(stage, run, optimizer, average)
     journal = Journal(run.folder, stage.name, config.steps, position.step, run.say if run.rank == 0 else None)
-    with closing(journal), closing(stage.stream(position.step)) as batches:
-        while not position.ended(config):
+    ahead = closing(stage.batches.stream(position.step, run.rank, run.world_size))
+    with closing(journal), ahead as batches, watchdog(run) as step_done:
+        wish = Wish.GO_ON
+        while not position.ended(config) and wish < Wish.STOP:
             with journal.clock():
+                wanted = sharding.highest_over_workers(run.wish())
                 batch, waited = next(batches)
-                figures = update(stage, batch, position.step, optimizer)
+                figures = update(stage, batch, position.step, optimizer, run)
                 average.update(position.step)
                 figures |= stage.after_step(position.step, optimizer, average)
             position.step += 1
@@ -81,13 +85,16 @@ def train(stage: Stage, run: Run) -> Position:
                 journal.train(position.step, sharding.mean_over_workers(figures), config.batch_size)
             if position.step % config.validate_every == 0 or last:
                 validate(stage, average, position, journal, run)
-            if position.step % config.checkpoint_every == 0 or position.ended(config):
-                write = partial(checkpoint.save, model, optimizer, average, stage.memory(), position)
-                run.save(position.step, write, position.best)
+            wish = Wish(wanted())
+            if position.step % config.checkpoint_every == 0 or position.ended(config) or wish >= Wish.SAVE:
+                with journal.stalled(position.step):
+                    write = partial(checkpoint.save, model, optimizer, average, stage.memory(), position)
+                    run.save(position.step, write, position.best)
+            step_done()
     return position
 
 
-def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimizer, run: Run) -> dict[str, float]:
     """One step of the optimizer; returns the loss, its terms and the gradient's norm."""
     rate = learning_rate(step, stage.train.steps, stage.optim)
     for group in optimizer.param_groups:
@@ -96,14 +103,21 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     norm = sharding.whole(nn.utils.clip_grad_norm_(stage.model.parameters(), stage.optim.clip)).item()
+    values = {name: term.item() for name, term in terms.items()}
     if not math.isfinite(norm):  # the norm is over all workers: all stop here, before the weights are touched
-        bad = {name: term.item() for name, term in terms.items()}
-        raise TrainingFailed(
-            f"{stage.name}: gradient norm {norm} at step {step}, terms on this worker: {bad}: try a lower --optim.lr"
-        )
+        raise TrainingFailed(f"{stage.name}: not finite at step {step}: {blame(stage, values, step, run)}")
     optimizer.step()
     optimizer.zero_grad()
-    return {"loss": loss.item()} | {f"loss/{name}": term.item() for name, term in terms.items()} | {"norm": norm}
+    return {"loss": loss.item()} | {f"loss/{name}": value for name, value in values.items()} | {"norm": norm}
+
+
+def blame(stage: Stage, values: dict[str, float], step: int, run: Run) -> str:
+    """Which worker's terms are not finite, and on which notes. Every worker calls it and gets the same."""
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    notes = stage.batches.names(step, run.rank, run.world_size) if bad else []
+    told = f"on rank {run.rank} {', '.join(bad)} (notes: {', '.join(notes)})" if bad else ""
+    found = [told for told in sharding.gather_objects(told) if told]
+    return f"{'; '.join(found) or 'the gradient, though every loss is'}: look at these notes, or try a lower --optim.lr"
 
 
 def validate(stage: Stage, average: MovingAverage, position: Position, journal: Journal, run: Run) -> None:
@@ -124,11 +138,20 @@ def validate(stage: Stage, average: MovingAverage, position: Position, journal: 
 
 
 def resume(stage: Stage, run: Run, optimizer: torch.optim.Optimizer, average: MovingAverage) -> Position:
-    with run.resume() as folder:
-        if folder is None:
-            return Position(seed=stage.train.seed)
-        memory = stage.memory()
-        position = checkpoint.load(folder, stage.model, optimizer, average, memory)
+    """Go on from the newest checkpoint that is whole; from the start where there is none at all."""
+    saved, memory = run.checkpoints(), stage.memory()
+    if not saved:
+        return Position(seed=stage.train.seed)
+    for name, context in saved:
+        try:
+            with context as folder:
+                position = checkpoint.load(folder, stage.model, optimizer, average, memory)
+            break
+        except checkpoint.Damaged as damage:
+            run.say(f"{stage.name}: checkpoint {name} is damaged ({damage}): the one before is taken")
+            run.distrust(name)
+    else:
+        raise TrainingFailed(f"{stage.name}: no checkpoint in {run.folder} is whole: delete it and start anew")
     stage.recall(memory)
     if position.seed != stage.train.seed:
         raise ValueError(f"train.seed: {stage.train.seed} differs from the checkpoint's {position.seed}: keep it")

@@ -9,6 +9,7 @@ from mars_dist.memory import keep_freed_memory
 from mars_dist.serialize import first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
+from mars_dist.training.checkpoint import Position
 from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
 from mars_dist.training.loop import Stage, train
@@ -65,10 +66,10 @@ class Plan:
             case ClassifierRunConfig():
                 return ClassifierStage(self.config, self.data, run)
 
-    def train(self, run: Run) -> None:
-        """Train to the end; every worker calls it."""
+    def train(self, run: Run) -> Position:
+        """Train to the end, or until the run is told to stop; every worker calls it."""
         keep_freed_memory()
-        train(self.stage(run), run)
+        return train(self.stage(run), run)
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -2,16 +2,36 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from threading import Event
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 
 CHECKPOINTS = "training"
 KEEP = 2
+
+
+class Wish(IntEnum):
+    """What is wanted of a run from outside: the highest of all workers' counts."""
+
+    GO_ON = 0
+    SAVE = 1
+    """A machine is about to be taken away."""
+    STOP = 2
+    """Save, then end: SIGTERM."""
+
+
+class Saved(NamedTuple):
+    """A checkpoint."""
+
+    name: str
+    folder: AbstractContextManager[Path]
+    """It is there while the context lasts."""
 
 
 class Run(Protocol):
@@ -25,11 +45,17 @@ class Run(Protocol):
     def say(self, line: str) -> None:
         """Show a line to the user (rank 0 only)."""
 
+    def wish(self) -> Wish:
+        """What this worker knows to be wanted; every worker calls it once a step."""
+
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Keep a checkpoint; every worker calls it, and `write` fills the folder that it is given."""
 
-    def resume(self) -> AbstractContextManager[Path | None]:
-        """The folder of the newest checkpoint, if there is one."""
+    def checkpoints(self) -> list[Saved]:
+        """Those that are kept, the newest first."""
+
+    def distrust(self, name: str) -> None:
+        """A checkpoint is damaged: what is saved from now on must not be mixed up with it."""
 
 
 def backend(on_gpu: bool) -> str:
@@ -40,7 +66,8 @@ def backend(on_gpu: bool) -> str:
 class LocalRun:
     """A run in this process, without Ray: one worker, or those of a process group that the caller made."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stop: Event | None = None) -> None:
+        self.stop = stop or Event()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not dist.is_initialized():
             dist.init_process_group(backend(self.device.type == "cuda"), store=dist.HashStore(), rank=0, world_size=1)
@@ -51,19 +78,28 @@ class LocalRun:
         if self.rank == 0:
             print(line, file=sys.stderr, flush=True)
 
+    def wish(self) -> Wish:
+        return Wish.STOP if self.stop.is_set() else Wish.GO_ON
+
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         half_written = self.folder / CHECKPOINTS / f".step_{step:08d}"
         write(half_written)
         dist.barrier()
         if self.rank == 0:
             half_written.replace(self.folder / CHECKPOINTS / f"step_{step:08d}")
-            for old in self.checkpoints()[:-KEEP]:
+            for old in self.saved()[KEEP:]:
                 shutil.rmtree(old)
         dist.barrier()
 
-    @contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        yield self.checkpoints()[-1] if self.checkpoints() else None
+    def checkpoints(self) -> list[Saved]:
+        return [Saved(folder.name, nullcontext(folder)) for folder in self.saved()]
 
-    def checkpoints(self) -> list[Path]:
-        return sorted((self.folder / CHECKPOINTS).glob("step_*"))
+    def distrust(self, name: str) -> None:
+        if self.rank == 0:
+            folder = self.folder / CHECKPOINTS / name
+            folder.rename(folder.with_name(f"damaged_{name}"))
+        dist.barrier()
+
+    def saved(self) -> list[Path]:
+        """The newest first."""
+        return sorted((self.folder / CHECKPOINTS).glob("step_*"), reverse=True)

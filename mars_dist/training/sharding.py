@@ -3,8 +3,8 @@
 The same wrapping serves one process and many, over gloo on CPUs and NCCL on GPUs.
 """
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from mars_dist.layers import Block
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
 
+T = TypeVar("T")
 BLOCKS = (Block, ConditionedBlock)
 LARGE = 1_000_000
 """Parameters from which a block is gathered on its own: a smaller one saves less memory than the call costs time."""
@@ -88,6 +89,25 @@ def sum_over_workers(x: Tensor) -> Tensor:
     """The sum over the workers, in place."""
     dist.all_reduce(x)
     return x
+
+
+def highest_over_workers(value: int) -> Callable[[], int]:
+    """The highest value of all workers, found while they work on: call what is returned to wait for it."""
+    highest = torch.tensor(value)
+    work = dist.all_reduce(highest, dist.ReduceOp.MAX, async_op=True)
+
+    def wait() -> int:
+        work.wait()
+        return int(highest)
+
+    return wait
+
+
+def gather_objects(value: T) -> list[T]:
+    """What each worker has, by rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def num_workers() -> int:

@@ -5,7 +5,6 @@ residuals), V codebook size, K scales; with product branches and several codeboo
 all branches, N codebooks, R rows of all codebooks, M residuals.
 """
 
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from mars_dist.model import save_tokenizer
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
-from mars_dist.training.batches import Batch, Batches, Timed, keyed_uniform, share_of
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
 from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -54,9 +53,6 @@ class TokenizerStage:
         self.residuals_BLc = torch.empty(0)
         self.hits_KW = self.no_hits()
         self.born, self.num_restarted = False, 0
-
-    def stream(self, first_step: int) -> Generator[Timed, None, None]:
-        return self.batches.stream(first_step, self.run.rank, self.run.world_size)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Before the codebook is born the decoder sees the latents, and the quantizer's loss counts for nothing."""

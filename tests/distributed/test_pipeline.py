@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import struct
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -360,3 +362,32 @@ def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> Non
     )
     assert len(undisturbed) == 40
     np.testing.assert_allclose(disturbed, undisturbed, rtol=1e-3)
+
+
+def test_a_bad_loss_ends_a_run_in_one_line_and_is_not_tried_again(journey: Journey, tmp_path: Path) -> None:
+    settings = ("--optim.lr", 1e30, "--train.precision", "float32", "--train.checkpoint-every", 1)
+    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, "--workers", 2)
+    code, lines = mars(*train, "--out", tmp_path / "run")
+    assert code == 2 and not any("resumed" in line for line in lines)
+    assert lines[-1].startswith("mars: tokenizer: not finite at step ") and "on rank 0" in lines[-1]
+
+
+def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(journey: Journey, tmp_path: Path) -> None:
+    """The command in a process of its own, with a Ray runtime of its own; then again in this one."""
+    settings = ("--train.steps", 200, "--train.checkpoint-every", 50, "--workers", 2)
+    train = ["train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", "from mars_dist.cli import main; main()", *map(str, train)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    saved = tmp_path / "run" / "training" / "step_00000050" / "position.json"
+    while not saved.exists():
+        sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 128 + signal.SIGTERM, said
+    step = int(re.findall(r"run: stopped by SIGTERM, saved at step (\d+): the same command goes on", said[-1])[0])
+    newest = tmp_path / "run" / "training" / f"step_{step:08d}"
+    shard = next(newest.glob("__1_*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    code, lines = mars(*train)
+    assert code == 0, lines
+    assert any(f"checkpoint step_{step:08d} is damaged ({shard.name} has changed" in line for line in lines)

@@ -38,7 +38,7 @@ def stage(plan: Plan) -> AutoregressorStage:
 
 def test_a_batch_has_each_notes_qualities(stage: AutoregressorStage) -> None:
     """Those of the short notes: pitch p has quality p % 10."""
-    batch = next(stage.stream(0)).batch
+    batch = stage.batches.load(0, 0, 1)
     for i, pitch in enumerate(batch["pitch"].tolist()):
         assert [int(batch[f"quality_{name}"][i]) for name in QUALITIES] == [int(j == pitch % 10) for j in range(10)]
 

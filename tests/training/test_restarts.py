@@ -21,5 +21,5 @@ def test_a_resume_between_two_restarts_changes_nothing(
     shutil.copytree(undisturbed.folder, resumed.folder)
     shutil.rmtree(resumed.folder / "training" / "step_00000020")
     train_here(resumed)
-    assert len((resumed.folder / "metrics.jsonl").read_text().splitlines()) == 33  # steps 11 to 20 twice
+    assert len((resumed.folder / "metrics.jsonl").read_text().splitlines()) == 36  # steps 11 to 20 twice
     assert losses(resumed) == losses(undisturbed)

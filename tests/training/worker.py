@@ -1,6 +1,7 @@
 """One worker of a training without Ray, as a process of its own: `worker.py PLAN RANK WORLD_SIZE STORE [--die-at N]`.
 
-With --gradients FILE it writes the gradients of the first step instead of training.
+With --gradients FILE it writes the gradients of the first step instead of training. With --stop-at N the last rank is
+told to stop once it has done N steps. Training that fails exits with 3 and leaves failed-RANK.txt in the run's folder.
 """
 
 import argparse
@@ -13,15 +14,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mars_dist.errors import TrainingFailed
 from mars_dist.training import sharding
 from mars_dist.training.plan import Plan
-from mars_dist.training.run import LocalRun
+from mars_dist.training.run import LocalRun, Wish
 
 
 class DyingRun(LocalRun):
     """Killed for real, right after it has saved the given step."""
 
     die_at: int | None = None
+    stop_at: int | None = None
+    steps = 0
+
+    def wish(self) -> Wish:
+        if self.steps == self.stop_at and self.rank == self.world_size - 1:
+            self.stop.set()
+        self.steps += 1
+        return super().wish()
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         super().save(step, write, metrics)
@@ -32,7 +42,7 @@ class DyingRun(LocalRun):
 def first_gradients(plan: Plan, run: LocalRun) -> dict[str, torch.Tensor]:
     stage = plan.stage(run)
     sharding.shard(stage.model, stage.train.precision)
-    torch.stack(list(stage.losses(next(stage.stream(0)).batch, 0).values())).sum().backward()
+    torch.stack(list(stage.losses(stage.batches.load(0, run.rank, run.world_size), 0).values())).sum().backward()
     return {name: sharding.whole(p.grad) for name, p in stage.model.named_parameters() if p.grad is not None}
 
 
@@ -43,6 +53,7 @@ def main() -> None:
     parser.add_argument("world_size", type=int)
     parser.add_argument("store")
     parser.add_argument("--die-at", type=int)
+    parser.add_argument("--stop-at", type=int)
     parser.add_argument("--gradients", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -50,13 +61,17 @@ def main() -> None:
     dist.init_process_group("gloo", store=store, rank=options.rank, world_size=options.world_size)
     plan = Plan.from_plain(json.loads(options.plan.read_text()))
     run = DyingRun(plan.folder)
-    run.die_at = options.die_at
+    run.die_at, run.stop_at = options.die_at, options.stop_at
     if options.gradients:
         gradients = first_gradients(plan, run)
         if options.rank == 0:
             torch.save(gradients, options.gradients)
     else:
-        plan.train(run)
+        try:
+            plan.train(run)
+        except TrainingFailed as failure:
+            (plan.folder / f"failed-{run.rank}.txt").write_text(str(failure))
+            os._exit(3)
     dist.destroy_process_group()
     # Gloo's threads may still hold tensors of the last exchange: freeing them while the interpreter ends would abort.
     os._exit(0)
