@@ -128,7 +128,9 @@ def study(words: list[object], out: Path, notes: set[str], num_kills: int, rng: 
                 tally.kills[killed] += 1
             if (folder / MANIFEST).exists():
                 break
+        begin = monotonic()
         require_success(start([*words, folder]))
+        seconds = min(seconds, monotonic() - begin)
         psutil.wait_procs(orphans, timeout=60)
         found, names = contents(folder), names_in(folder)
         tally.rounds += 1
@@ -156,14 +158,15 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, help="what was preprocessed before: mars encode alone is killed")
     options = parser.parse_args()
     source, rng = read_source(options.notes), random.Random(options.seed)
     notes = {note.note_str for split in source.splits.values() for note in split.notes}
-    commands: dict[str, list[object]] = {
-        "preprocess": ["preprocess", options.preset, "--source", options.notes, *SHARDS]
-    }
+    commands: dict[str, list[object]] = {}
+    if not options.pictures:
+        commands["preprocess"] = ["preprocess", options.preset, "--source", options.notes, *SHARDS]
     if options.tokenizer:
-        pictures = options.out / "preprocess" / "undisturbed"
+        pictures = options.pictures or options.out / "preprocess" / "undisturbed"
         commands["encode"] = ["encode", "--tokenizer", options.tokenizer, "--data", pictures]
     print("| command | drivers killed | workers killed | rounds | notes lost | doubled | other bytes | files left |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")

@@ -30,16 +30,20 @@ from mars_dist.distributed.console import console, stop_wanted, writer
 from mars_dist.distributed.runtime import connect
 from mars_dist.errors import TrainingFailed
 from mars_dist.progress import Say
+from mars_dist.serialize import read_json, write_json
 from mars_dist.stopping import told_by_sigterm
 from mars_dist.training.checkpoint import Position
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import CHECKPOINTS, KEEP, Saved, Wish, backend
 
+FAILURE = "failure-{rank}.json"
+ALIKE = 3
+"""How often the same failure, with nothing saved in between, is met before it is given up."""
 AGAIN = "_again_"
 STEPS_BETWEEN_QUESTIONS = 10
 """Whether a machine is about to be taken away: a question that all workers ask together."""
-MAX_FAILURES = 3
-"""How often lost workers are started again, from the newest checkpoint."""
+FOREVER = -1
+"""Lost workers are always started again, from the newest checkpoint; what fails ALIKE times is given up."""
 
 
 def fit(plan: Plan, workers: int | None, say: Say) -> Position:
@@ -62,9 +66,10 @@ def fit(plan: Plan, workers: int | None, say: Say) -> Position:
             name=CHECKPOINTS,
             storage_path=str(plan.folder),
             checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=FOREVER),
         ),
     )
+    forget_failures(plan.folder)
     with told_by_sigterm() as stop, console(say, stop), stopped_by_ctrl_c():
         try:
             ended: Position | TrainingFailed = trainer.fit().return_value  # type: ignore[attr-defined]
@@ -124,10 +129,38 @@ def train_worker(plain: dict[str, Any]) -> Position | TrainingFailed:
     context = ray.train.get_context()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     plan = Plan.from_plain(plain)
+    if failure := repeated_failure(plan.folder):  # every worker finds it before it waits for any other
+        return TrainingFailed(failure)
+    run = RayRun(plan.folder)
     try:
-        return plan.train(RayRun(plan.folder))
-    except TrainingFailed as failure:
-        return failure
+        return plan.train(run)
+    except TrainingFailed as failed:
+        return failed
+    except Exception as error:
+        note_failure(plan.folder, run.rank, " ".join(str(error).split()), run.num_saved)
+        raise
+
+
+def note_failure(folder: Path, rank: int, message: str, num_saved: int) -> None:
+    """Remember what has ended a worker, for the attempts that follow. (A lost peer's message has the peer's port.)"""
+    path = folder / CHECKPOINTS / FAILURE.format(rank=rank)
+    before = read_json(path) if path.exists() else {}
+    alike = before.get("message") == message and not num_saved
+    write_json(path, {"message": message, "times": before["times"] + 1 if alike else 1})
+
+
+def repeated_failure(folder: Path) -> str | None:
+    """What has ended a worker so often, with nothing saved in between, that it would come again."""
+    for path in (folder / CHECKPOINTS).glob(FAILURE.format(rank="*")):
+        failure = read_json(path)
+        if failure["times"] >= ALIKE:
+            return f"training in {folder} failed {ALIKE} times alike: {failure['message']}"
+    return None
+
+
+def forget_failures(folder: Path) -> None:
+    for path in (folder / CHECKPOINTS).glob(FAILURE.format(rank="*")):
+        path.unlink()
 
 
 class RayRun:
@@ -140,6 +173,7 @@ class RayRun:
         self.folder = folder
         self.write = writer()
         self.stop = stop_wanted() if self.rank == 0 else Event()
+        self.num_saved = 0
         self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
 
     def say(self, line: str) -> None:
@@ -158,6 +192,7 @@ class RayRun:
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Every worker's shards go into one folder of the storage, in the background."""
+        self.num_saved += 1
         folder = Path(tempfile.mkdtemp(prefix="mars-checkpoint-"))
         write(folder)
         ray.train.report(

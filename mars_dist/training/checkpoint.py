@@ -8,11 +8,13 @@ import json
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -24,9 +26,8 @@ from torch.optim import Optimizer
 from mars_dist.config import TrainConfig
 from mars_dist.training import sharding
 from mars_dist.training.optim import MovingAverage
+from mars_dist.training.safe_reading import METADATA, Planner, Reader
 
-METADATA = ".metadata"
-"""DCP's own, written by rank 0."""
 POSITION, CHECKSUMS = "position.json", "checksums-{rank}.json"
 CHUNK = 2**20
 
@@ -94,15 +95,16 @@ def require_whole(folder: Path) -> None:
 def find_fault(folder: Path) -> str | None:
     """In this worker's share of the files."""
     try:
-        workers = json.loads((folder / POSITION).read_text())["workers"]
+        _, workers = read_position(folder)
         for rank in range(dist.get_rank(), workers, dist.get_world_size()):
             checksums = json.loads((folder / CHECKSUMS.format(rank=rank)).read_text())
             for name, expected in checksums.items():
                 if checksum(folder / name) != expected:
                     return f"{name} has changed since it was written"
+        Reader(folder).read_metadata()
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
         return f"cannot be read ({error})"
     return None
 
@@ -110,15 +112,25 @@ def find_fault(folder: Path) -> str | None:
 def load(
     folder: Path, model: nn.Module, optimizer: Optimizer, average: MovingAverage, memory: dict[str, Tensor]
 ) -> Position:
-    """Load in place, from any number of workers to any other. Raises Damaged where nothing could be loaded."""
+    """Load in place, from any number of workers to any other. Raises Damaged where that could not be."""
     require_whole(folder)
     loaded = state(model, optimizer, average, memory)
-    dcp.load(loaded, checkpoint_id=folder)
+    try:
+        dcp.load(loaded, storage_reader=Reader(folder), planner=Planner())
+    except CheckpointException as error:  # raised on every worker
+        cause = next(iter(error.failures.values()))[0]
+        raise Damaged(" ".join(str(cause).split())) from error
     set_model_state_dict(model, loaded["model"])
     set_optimizer_state_dict(model, optimizer, loaded["optimizer"])
-    position = json.loads((folder / POSITION).read_text())
-    del position["workers"]
-    return Position(**position)
+    return read_position(folder)[0]
+
+
+def read_position(folder: Path) -> tuple[Position, int]:
+    """And the number of workers that saved it. Raises ValueError, TypeError, OSError."""
+    values = json.loads((folder / POSITION).read_text())
+    if not isinstance(values, dict) or type(workers := values.pop("workers", None)) is not int:
+        raise ValueError(f"{POSITION} names no workers")
+    return Position(**values), workers
 
 
 def state(model: nn.Module, optimizer: Optimizer, average: MovingAverage, memory: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Runs that are stopped, spoilt or damaged, without Ray: what goes on ends like an undisturbed run."""
 
+import io
+import json
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -20,9 +23,11 @@ from mars_dist.launch import fit
 from mars_dist.progress import silent
 from mars_dist.storage import Folder
 from mars_dist.training import watchdog as watchdogs
+from mars_dist.training.checkpoint import checksum
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun
+from mars_dist.training.safe_reading import Planner
 from mars_dist.training.tokenizer_stage import TokenizerStage
 from mars_dist.training.watchdog import watchdog
 
@@ -176,6 +181,45 @@ def test_without_a_whole_checkpoint_nothing_is_begun_anew(broken_off: Callable[[
     with pytest.raises(TrainingFailed, match=r"no checkpoint in .*run is whole: delete it and start anew"):
         plan.train(LocalRun(plan.folder))
     assert checkpoints(plan) == ["damaged_step_00000010", "damaged_step_00000015"]
+
+
+# ---- checkpoints that somebody else made
+
+
+class Evil:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.proof,)
+
+
+def test_a_table_of_contents_that_would_run_code_is_damaged(
+    broken_off: Callable[[Path], Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checksum is right."""
+    plan, proof = broken_off(tmp_path / "run"), tmp_path / "proof"
+    folder = plan.folder / "training" / "step_00000015"
+    (folder / ".metadata").write_bytes(pickle.dumps(Evil(proof)))
+    checksums = json.loads((folder / "checksums-0.json").read_text())
+    checksums[".metadata"] = checksum(folder / ".metadata")
+    (folder / "checksums-0.json").write_text(json.dumps(checksums))
+    assert plan.train(LocalRun(plan.folder)).step == 20
+    assert not proof.exists()
+    assert (
+        "step_00000015 is damaged (cannot be read (.metadata names pathlib.Path.touch, which" in capsys.readouterr().err
+    )
+
+
+def test_a_number_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    proof, buffer = tmp_path / "proof", io.BytesIO()
+    torch.save(Evil(proof), buffer)
+    buffer.seek(0)
+    with pytest.raises(pickle.UnpicklingError):
+        Planner().load_bytes(None, buffer)  # type: ignore[arg-type]
+    assert not proof.exists()
 
 
 # ---- a step that hangs
