@@ -8,12 +8,12 @@ round is right where the folder is then, byte for byte, that of an undisturbed r
 
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -65,26 +65,33 @@ def kill_at_random(
 
     What a killed driver leaves, which ends by itself within a minute and may write until then, joins the orphans.
     """
-    process = start(words)
-    end = monotonic() + rng.uniform(0, seconds)
-    while monotonic() < end and process.poll() is None:
+    process, victim = start(words), rng.choice((DRIVER, WORKER))
+    end, workers = monotonic() + rng.uniform(0, seconds), list[psutil.Process]()
+    while process.poll() is None and (monotonic() < end or (victim == WORKER and not workers)):
         sleep(0.01)
+        if monotonic() >= end:  # there are no workers before Ray has started
+            workers = workers_of(process.pid)
     if process.poll() is not None:
         require_success(process)
         return None
-    family = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in family if cmdline(child)[:1] and cmdline(child)[0].startswith(OURS)]
-    if workers and rng.random() < 0.5:
-        try:
-            rng.choice(workers).send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            return None
+    if victim == WORKER:
+        with suppress(psutil.NoSuchProcess):
+            rng.choice(workers).kill()
         require_success(process)
         return WORKER
+    family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     orphans.extend(family)
     return DRIVER
+
+
+def workers_of(driver: int) -> list[psutil.Process]:
+    try:
+        family = psutil.Process(driver).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in family if cmdline(child)[:1] and cmdline(child)[0].startswith(OURS)]
 
 
 def cmdline(process: psutil.Process) -> list[str]:

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from itertools import islice
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, DatasetInfo, Rows, Shard, write_shard
 from mars_dist.storage import Folder
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
+from mars_dist.training.batches import PREFETCH, Batch, Batches, keyed_uniform, share_of
 
 NUM_ROWS = 330
 
@@ -82,6 +83,22 @@ def test_the_workers_slices_make_the_global_batch(rows: Rows, world_size: int) -
         slices = [batches_of(rows).load(step, rank, world_size) for rank in range(world_size)]
         assert torch.cat([part["pitch"] for part in slices]).tolist() == batches_of(rows).global_rows(step).tolist()
         assert torch.cat([part["place"] for part in slices]).tolist() == list(range(8))
+
+
+def test_batches_are_read_ahead_while_the_loop_works(rows: Rows) -> None:
+    """Nobody asks for more than the first."""
+    made, enough = list[int](), Event()
+
+    def prepare_and_tell(columns: Columns) -> Batch:
+        made.append(len(made))
+        if len(made) == 1 + PREFETCH:
+            enough.set()
+        return prepare(columns)
+
+    with closing(Batches(rows, ["pitch"], prepare_and_tell, 8, 0, 128).stream(0, 0, 1)) as stream:
+        first = next(stream)
+        assert enough.wait(10)
+        assert first.waited > 0 and len(made) == 1 + PREFETCH
 
 
 @pytest.mark.parametrize("first_step", [0, 7, 41])
