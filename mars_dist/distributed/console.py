@@ -3,9 +3,10 @@
 Light: its actor imports no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 import ray
@@ -15,6 +16,8 @@ from mars_dist.progress import Say
 
 NAME = "mars_console"
 SECONDS_BETWEEN_QUESTIONS = 1.0
+SILENCE = 60.0
+"""Seconds without a line after which the driver tells what it waits for."""
 
 
 class Console:
@@ -59,18 +62,28 @@ def stop_wanted() -> Event:
 
 
 @contextmanager
-def console(say: Say, stop: Event) -> Iterator[None]:
-    """Show what workers write for as long as the block lasts; tell them once `stop` is set."""
+def console(say: Say, stop: Event, waits_for: Callable[[], str]) -> Iterator[None]:
+    """Show what workers write for as long as the block lasts; tell them once `stop` is set.
+
+    Where nothing was written for a while, `waits_for` tells what may be missing.
+    """
     actor: Any = ray.remote(Console).options(name=NAME, num_cpus=0).remote()
     finished = Event()
 
-    def show() -> None:
-        for line in ray.get(actor.take.remote()):
+    def show() -> bool:
+        lines = ray.get(actor.take.remote())
+        for line in lines:
             say(line)
+        return bool(lines)
 
     def follow() -> None:
+        heard = monotonic()
         while not finished.wait(0.5):
-            show()
+            if show():
+                heard = monotonic()
+            if monotonic() - heard > SILENCE:
+                say(f"nothing was heard for {SILENCE:.0f} s: {waits_for()}")
+                heard = monotonic()
             if stop.is_set():
                 actor.stop.remote()
 

@@ -5,6 +5,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from socket import socket, socketpair
 from threading import Event
@@ -54,8 +55,9 @@ def fit(plan: Plan, workers: int | None, say: Say) -> Position:
     """
     connect()
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    kind = "GPU" if num_gpus else "CPU"
     workers = workers or num_gpus or min(2, int(ray.cluster_resources()["CPU"]))
-    require_resources(workers, num_gpus)
+    require_resources(workers, kind)
     plan.check(workers)
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
@@ -70,7 +72,7 @@ def fit(plan: Plan, workers: int | None, say: Say) -> Position:
         ),
     )
     forget_failures(plan.folder)
-    with told_by_sigterm() as stop, console(say, stop), stopped_by_ctrl_c():
+    with told_by_sigterm() as stop, console(say, stop, partial(there_is, workers, kind)), stopped_by_ctrl_c():
         try:
             ended: Position | TrainingFailed = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
@@ -115,9 +117,16 @@ def pressed(signals: socket) -> bool:
         return False
 
 
-def require_resources(workers: int, num_gpus: int) -> None:
+def there_is(workers: int, kind: str) -> str:
+    """What is asked for, and what the cluster has."""
+    there, free = (int(resources.get(kind, 0)) for resources in (ray.cluster_resources(), ray.available_resources()))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{workers} workers want a {kind} each; {nodes} nodes have {there} {kind}s, {free} of them free"
+
+
+def require_resources(workers: int, kind: str) -> None:
     """Raises ValueError where the cluster cannot hold so many workers: fit() would wait for ever."""
-    kind, there = ("GPU", num_gpus) if num_gpus else ("CPU", int(ray.cluster_resources()["CPU"]))
+    there = int(ray.cluster_resources().get(kind, 0))
     if workers > there:
         raise ValueError(
             f"--workers: {workers} workers need {workers} {kind}s, there are {there}: choose at most {there}"
