@@ -312,6 +312,10 @@ class TrainConfig:
     checkpoint_every: int = 200
     validate_every: int = 200
     validation_rows: int = 128
+    replicas: int = 1
+    """Whole copies of the model among the workers, such as one a node, each sharded over its own of them (HSDP)."""
+    recompute: bool = False
+    """Compute the blocks' activations again for the backward pass instead of keeping them: less memory, more time."""
     patience: int = 0
     """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
 
@@ -324,6 +328,7 @@ class TrainConfig:
             "checkpoint_every",
             "validate_every",
             "validation_rows",
+            "replicas",
         )
         require_positive("train", self, *counts)
         require_not_negative("train", self, "patience", "seed")

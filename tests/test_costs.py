@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
-from mars_dist.config import Precision
+from mars_dist.config import Precision, TrainConfig
 from mars_dist.costs import (
     Memory,
     autoregressor_memory,
@@ -169,7 +169,7 @@ def test_the_total_bounds_a_real_sharded_step(stage: str, precision: Precision, 
     preset, optim = PRESETS["tiny"], PRESETS["tiny"].autoregressor.optim
     memory = estimate(stage, preset, 8, precision)
     LocalRun(tmp_path)  # the process group
-    model = sharding.shard(dict(zip(STEPS, build(preset), strict=True))[stage], precision)
+    model = sharding.shard(dict(zip(STEPS, build(preset), strict=True))[stage], TrainConfig(precision=precision))
     optimizer, average = make_optimizer(model, optim), MovingAverage(model, 0.9)
 
     def step() -> None:
@@ -186,6 +186,17 @@ def test_the_total_bounds_a_real_sharded_step(stage: str, precision: Precision, 
     ):
         assert sum(shard.nbytes for shard in sharding.locals_of(kept)) == expected
     assert 0.95 * memory.activations <= step_peak <= memory.activations + memory.gathered + memory.gradients
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_recomputed_activations_are_not_kept(stage: str, tmp_path: Path) -> None:
+    LocalRun(tmp_path)  # the process group
+    peaks = []
+    for recompute in (False, True):
+        model = dict(zip(STEPS, build(PRESETS["tiny"]), strict=True))[stage]
+        sharding.shard(model, TrainConfig(precision="float32", recompute=recompute))
+        peaks.append(real_peak(lambda: STEPS[stage](model, PRESETS["tiny"], 16)))  # noqa: B023
+    assert peaks[1] < 0.7 * peaks[0]
 
 
 def test_workers_share() -> None:

@@ -62,7 +62,7 @@ def train(stage: Stage, run: Run) -> Position:
     Raises TrainingFailed, on every worker alike, on a bad loss and where no checkpoint can be read.
     """
     config = stage.train
-    model = sharding.shard(stage.model, config.precision)
+    model = sharding.shard(stage.model, config)
     optimizer = make_optimizer(model, stage.optim)
     average = MovingAverage(model, stage.optim.ema)
     position = resume(stage, run, optimizer, average)

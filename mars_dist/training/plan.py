@@ -42,6 +42,12 @@ class Plan:
 
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
+        replicas = self.config.train.replicas
+        if workers % replicas:
+            raise ValueError(
+                f"train.replicas: {workers} workers cannot be shared out among {replicas} replicas: choose a number of "
+                "replicas that divides them, or another --workers"
+            )
         match self.config:
             case TokenizerRunConfig():
                 require_pictures_fit(self.config, self.data, workers)

@@ -9,13 +9,15 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._composable import checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mars_dist.autoregressor import Autoregressor, ConditionedBlock
 from mars_dist.classifier import Classifier
-from mars_dist.config import Precision
+from mars_dist.config import TrainConfig
 from mars_dist.layers import Block
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
@@ -28,19 +30,24 @@ LOW_PRECISION = (Encoder, Decoder, Autoregressor, Classifier)
 FLOAT32 = (MultiScaleQuantizer, Tokenizer)
 
 
-def shard(model: nn.Module, precision: Precision) -> nn.Module:
-    """Shard parameters, gradients and optimizer state over all workers, in place.
+def shard(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Shard parameters, gradients and optimizer state over all workers, or over those of each replica, in place.
 
     bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer in float32.
     """
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    policy = low if precision == "bf16" else MixedPrecisionPolicy()
+    policy = low if config.precision == "bf16" else MixedPrecisionPolicy()
+    device = next(model.parameters()).device.type
+    shape = (config.replicas, dist.get_world_size() // config.replicas)
+    mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard")) if config.replicas > 1 else None
     for module in reversed(list(model.modules())):  # the inner ones first
+        if config.recompute and isinstance(module, BLOCKS):
+            checkpoint(module)
         large = isinstance(module, BLOCKS) and sum(p.numel() for p in module.parameters()) >= LARGE
         if large or isinstance(module, LOW_PRECISION):
-            fully_shard(module, mp_policy=policy)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
         elif isinstance(module, FLOAT32):
-            fully_shard(module)
+            fully_shard(module, mesh=mesh)
     return model
 
 

@@ -41,7 +41,7 @@ class DyingRun(LocalRun):
 
 def first_gradients(plan: Plan, run: LocalRun) -> dict[str, torch.Tensor]:
     stage = plan.stage(run)
-    sharding.shard(stage.model, stage.train.precision)
+    sharding.shard(stage.model, stage.train)
     torch.stack(list(stage.losses(stage.batches.load(0, run.rank, run.world_size), 0).values())).sum().backward()
     return {name: sharding.whole(p.grad) for name, p in stage.model.named_parameters() if p.grad is not None}
 
