@@ -29,8 +29,8 @@ KILLS_A_ROUND = 8
 SHARDS = ("--shard-rows", 32)
 """Many, so that most kills come between two of them or in the midst of one."""
 DRIVER, WORKER = "driver", "worker"
-OURS = ("ray::MapBatches", "ray::IDLE")
-"""Processes that do, or have done, our work; Ray's agents, which have such names too, are its own."""
+OURS = "ray::MapBatches"
+"""Processes that do our work; Ray's agents are its own."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ for name, value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or each start warns of a change to come
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # or ray.init waits for ever for a first worker that was killed
     "RAY_worker_niceness": "0",  # 15 by default: whatever else runs on a laptop would starve the training
 }.items():
     os.environ.setdefault(name, value)
