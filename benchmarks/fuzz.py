@@ -16,7 +16,7 @@ import sys
 import tarfile
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -30,14 +30,28 @@ if __name__ == "__main__":  # before what it measures is imported
 
 import numpy as np
 import soundfile
+import torch
 
-from mars_dist import audio, dataset, nsynth
-from mars_dist.config import SpectrogramConfig
+from mars_dist import audio, dataset, histogram, model, nsynth, weights
+from mars_dist.autoregressor import Autoregressor
+from mars_dist.conditions import Vocabulary
+from mars_dist.config import (
+    AutoregressorConfig,
+    AutoregressorRunConfig,
+    SpectrogramConfig,
+    TokenizerConfig,
+    TokenizerRunConfig,
+)
 from mars_dist.dataset import MANIFEST, Array, DatasetInfo, Rejected, Shard
+from mars_dist.histogram import Histogram
+from mars_dist.sampling import SamplingConfig
+from mars_dist.scales import Size
 from mars_dist.sources import archive, labelled
 from mars_dist.storage import Folder
+from mars_dist.tokenizer import Tokenizer
 
 SECONDS = 5
+MODEL = "model"
 GZIP = b"\x1f\x8b"
 CONFIG = SpectrogramConfig(num_samples=400, n_fft=64, hop=50)
 INTERESTING = (0, 1, 127, 128, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
@@ -60,6 +74,11 @@ class Reader:
 
 def readers(folder: Path) -> dict[str, Reader]:
     """By their names; they may write below the folder alone."""
+    return data_readers(folder) | model_readers(folder)
+
+
+def data_readers(folder: Path) -> dict[str, Reader]:
+    """Of what `mars preprocess` is given."""
     here = Folder.open(folder)
 
     def read_archive(content: bytes) -> None:
@@ -90,6 +109,37 @@ def readers(folder: Path) -> dict[str, Reader]:
         "labels.csv": Reader(lambda content: read_labels(content, "labels.csv"), (csv_table(),), labelled.__file__),
         "labels.jsonl": Reader(lambda content: read_labels(content, "labels.jsonl"), (jsonl(),), labelled.__file__),
         "dataset.json": Reader(read_dataset, (manifest(here),), dataset.__file__),
+    }
+
+
+def model_readers(folder: Path) -> dict[str, Reader]:
+    """Of a model's folder, in which one file at a time is harmed."""
+    save_model(folder)
+
+    def load_and_draw() -> None:
+        mars = model.Mars.from_pretrained(inside)
+        mars.complete(mars.vocabulary.of_words(1), [0], SamplingConfig())
+
+    def reader(path: Path, covers: str, load: Callable[[], object] = load_and_draw) -> Reader:
+        def read(content: bytes) -> None:
+            path.write_bytes(content)
+            try:
+                load()
+            finally:
+                path.write_bytes(whole)
+
+        whole = path.read_bytes()
+        return Reader(read, (whole,), covers)
+
+    inside = folder / MODEL
+    tokenizer = inside / model.TOKENIZER
+    return {
+        "config.json": reader(inside / model.CONFIG, model.__file__),
+        "a tokenizer's config.json": reader(
+            tokenizer / model.CONFIG, model.__file__, lambda: model.load_tokenizer(tokenizer)
+        ),
+        "model.safetensors": reader(inside / model.WEIGHTS, weights.__file__),
+        "histogram.safetensors": reader(inside / model.HISTOGRAM, histogram.__file__),
     }
 
 
@@ -150,6 +200,20 @@ def manifest(folder: Folder) -> bytes:
     arrays, shards = (Array("picture", (2, 3, 4), "float16"),), (Shard("train-00000.parquet", "train", 150, "abc"),)
     DatasetInfo("pictures", CONFIG, arrays, shards, "abc", rejected=(Rejected("a", "train", "b"),)).save(folder)
     return folder.read(MANIFEST)
+
+
+def save_model(folder: Path) -> None:
+    """A small one, not trained."""
+    scales, config = (Size(1, 1), Size(1, 2), Size(3, 2)), replace(CONFIG, cmx=Size(8, 1))
+    settings = TokenizerConfig(Size(4, 4), scales, codebook_size=16, code_width=6, width=16, depth=1, head_width=8)
+    tokenizer = TokenizerRunConfig(config, settings)
+    run = AutoregressorRunConfig(AutoregressorConfig(width=16, depth=1, head_width=8))
+    vocabulary = Vocabulary(instruments=("bass_001", "reed_002"), qualities=True)
+    network = Autoregressor(run.autoregressor, tokenizer.tokenizer, vocabulary.cardinalities)
+    counts = Histogram.of({name: torch.arange(4) % 2 for name in vocabulary.cardinalities})
+    trained = folder / "tokenizer"
+    model.save_tokenizer(trained, Tokenizer(tokenizer.tokenizer, config).state_dict(), tokenizer, {})
+    model.save_autoregressor(folder / MODEL, network.state_dict(), run, vocabulary, counts, trained, {})
 
 
 # ---- harm
@@ -255,6 +319,7 @@ def run(num: int, seed: int, keep: Path) -> Mapping[str, int]:
         inside = Path(name) / "inside"
         inside.mkdir()
         found = readers(inside)
+        there = {path.relative_to(inside) for path in inside.rglob("*") if path.is_file()}
         print("| reader | inputs | refused | lines of its module |\n|---|--:|--:|--:|")
         for reader_name, reader in found.items():
             refused, failed, what = fuzz(reader, num // len(found) + 1, random.Random(seed))
@@ -266,7 +331,8 @@ def run(num: int, seed: int, keep: Path) -> Mapping[str, int]:
                 path.write_bytes(failed)
                 print(f"{path}: {what}", file=sys.stderr)
         allowed = {"x.tar.gz", "x.tar", "labels.csv", "labels.jsonl", MANIFEST}
-        escaped = [path for path in Path(name).rglob("*") if path != inside and path.name not in allowed]
+        files = {path.relative_to(inside) for path in Path(name).rglob("*") if path.is_file()}
+        escaped = [path for path in files - there if path.name not in allowed]
         failures["files elsewhere"] = len(escaped)
     return failures
 

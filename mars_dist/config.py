@@ -11,6 +11,7 @@ from mars_dist.scales import ScaleSchedule, Size
 Precision = Literal["float32", "bf16"]
 FEWEST_SCALES = 3
 """That quantizer dropout leaves (VAR)."""
+DEEPEST = 1000
 LEAST_CODE_WIDTH = 3
 """Of a branch: one channel is always 0 after normalisation, of two there is only a sign."""
 
@@ -20,6 +21,12 @@ def require_positive(section: str, settings: object, *names: str) -> None:
     for name in names:
         if not getattr(settings, name) > 0:
             raise ValueError(f"{section}.{name}: {getattr(settings, name)} must be above 0")
+
+
+def require_depth(section: str, depth: int) -> None:
+    """Raises ValueError for more blocks than anyone trains; settings may come from anywhere."""
+    if not 0 <= depth <= DEEPEST:
+        raise ValueError(f"{section}.depth: {depth} must lie between 0 and {DEEPEST}")
 
 
 def require_share(section: str, settings: object, *names: str) -> None:
@@ -115,7 +122,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         require_positive("tokenizer", self, "code_width", "width", "head_width", "branches")
-        require_not_negative("tokenizer", self, "depth", "stem")
+        require_not_negative("tokenizer", self, "stem")
+        require_depth("tokenizer", self.depth)
         _ = self.schedule  # its own checks name the rule
         if self.code_width % self.branches:
             raise ValueError(f"tokenizer.code_width: {self.code_width} is not a multiple of branches = {self.branches}")
@@ -184,6 +192,7 @@ class AutoregressorConfig:
 
     def __post_init__(self) -> None:
         require_positive("autoregressor", self, "width", "depth", "head_width")
+        require_depth("autoregressor", self.depth)
         for name in ("drop_path", "drop_all_conditions", "drop_each_condition", "corrupt_codes"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"autoregressor.{name}: {getattr(self, name)} must be at least 0 and below 1")

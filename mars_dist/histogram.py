@@ -7,9 +7,11 @@ Suffixes: B notes, N combinations that occur.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -68,9 +70,24 @@ class Histogram:
         half_written.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "Histogram":
-        """Raises ValueError where the file is missing."""
+    def load(cls, path: Path, cardinalities: Mapping[str, int]) -> "Histogram":
+        """Raises ValueError where the file is missing, damaged, or of other conditions."""
         if not path.exists():
             raise ValueError(f"{path}: there is no such file: give the whole --out of mars train-ar")
-        columns = load_file(path)
-        return cls(columns, columns.pop(COUNTS))
+        try:
+            columns = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: damaged ({error}): copy it again") from error
+        if columns.keys() != cardinalities.keys() | {COUNTS}:
+            raise ValueError(f"{path}: has columns {', '.join(columns)}: it belongs to another model")
+        counts_N = columns.pop(COUNTS)
+        largest = [(counts_N, np.iinfo(np.int64).max), *((columns[name], cardinalities[name]) for name in columns)]
+        if counts_N.ndim != 1 or not counts_N.any() or not all(counted(*pair, len(counts_N)) for pair in largest):
+            raise ValueError(f"{path}: damaged (what it holds are no counts of notes): copy it again")
+        return cls(columns, counts_N)
+
+
+def counted(column: NDArray[Any], limit: int, num: int) -> bool:
+    """Whether these are `num` whole numbers from 0 to below the limit."""
+    whole = np.issubdtype(column.dtype, np.integer)
+    return whole and column.shape == (num,) and bool(((column >= 0) & (column < limit)).all())

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor, Conditions
@@ -30,11 +30,19 @@ from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.serialize import fingerprint, first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.tokenizer import Tokenizer
+from mars_dist.weights import build_with
 
 NOTES_AT_ONCE = 16
 """Sampled together, however many are asked for: it bounds memory and does not change a note."""
 CONFIG, WEIGHTS, METRICS, TOKENIZER = "config.json", "model.safetensors", "metrics.json", "tokenizer"
 HISTOGRAM = "histogram.safetensors"
+NEEDED = {
+    "tokenizer": ("run",),
+    "autoregressor": ("run", "vocabulary", "tokenizer_fingerprint"),
+    "classifier": ("run", "source"),
+}
+"""What the config.json of each kind of model says; the settings are objects, these are not:"""
+TEXTS = ("tokenizer_fingerprint", "source")
 
 
 def save_tokenizer(folder: Path, weights: dict[str, Tensor], run: TokenizerRunConfig, metrics: dict[str, Any]) -> None:
@@ -87,9 +95,13 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """A folder's config.json. Raises ValueError where the folder is not a finished one of that kind."""
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise ValueError(f"{folder}: holds no trained {kind} ({CONFIG} and {WEIGHTS}): give the --out of its training")
-    config: dict[str, Any] = read_json(folder / CONFIG)
-    if config.get("kind") != kind:
-        raise ValueError(f"{folder}: holds a model of kind {config.get('kind')!r}, wanted is {kind!r}")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or config.get("kind") != kind:
+        found = config.get("kind") if isinstance(config, dict) else config
+        raise ValueError(f"{folder}: holds a model of kind {found!r:.40}, wanted is {kind!r}")
+    for name in NEEDED[kind]:
+        if not isinstance(config.get(name), str if name in TEXTS else dict):
+            raise ValueError(f"{folder}/{CONFIG}: damaged, {name} is {config.get(name)!r:.40}: copy it again")
     return config
 
 
@@ -107,9 +119,7 @@ def num_parameters(folder: Path) -> int:
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, TokenizerRunConfig]:
     """A tokenizer with averaged weights, in evaluation mode."""
     run = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
-    tokenizer = Tokenizer(run.tokenizer, run.spectrogram, run.codebook)
-    tokenizer.load_state_dict(load_file(folder / WEIGHTS))
-    return tokenizer.eval().requires_grad_(False), run
+    return build_with(lambda: Tokenizer(run.tokenizer, run.spectrogram, run.codebook), folder / WEIGHTS), run
 
 
 def load_classifier(folder: Path, info: DatasetInfo) -> Classifier:
@@ -128,9 +138,7 @@ def load_classifier(folder: Path, info: DatasetInfo) -> Classifier:
             f"{folder}: its classifier was trained on a data set with {difference}: "
             "train one on this data set with mars train-classifier"
         )
-    classifier = Classifier(run.classifier, run.spectrogram)
-    classifier.load_state_dict(load_file(folder / WEIGHTS))
-    return classifier.eval().requires_grad_(False)
+    return build_with(lambda: Classifier(run.classifier, run.spectrogram), folder / WEIGHTS)
 
 
 @dataclass
@@ -153,10 +161,9 @@ class Mars:
             raise ValueError(f"{folder / TOKENIZER}: is not the tokenizer that this autoregressor was trained with")
         run = from_plain(AutoregressorRunConfig, config["run"])
         vocabulary = from_plain(Vocabulary, config["vocabulary"])
-        histogram = Histogram.load(folder / HISTOGRAM)
-        autoregressor = Autoregressor(run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
-        autoregressor.load_state_dict(load_file(folder / WEIGHTS))
-        autoregressor.eval().requires_grad_(False)
+        histogram = Histogram.load(folder / HISTOGRAM, vocabulary.cardinalities)
+        settings = (run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
+        autoregressor = build_with(lambda: Autoregressor(*settings), folder / WEIGHTS)
         return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary, histogram)
 
     def generate(

@@ -31,6 +31,10 @@ class Size(NamedTuple):
         return cls(int(parts[0]), int(parts[-1]))
 
 
+MOST_TOKENS = 16_384
+"""Over all scales: a mask of attention has the square of it."""
+
+
 @dataclass(frozen=True)
 class ScaleSchedule:
     """The K scales of a tokenizer, from (1, 1) to the latent grid (VAR, arXiv 2404.02905, section 3.1).
@@ -48,6 +52,9 @@ class ScaleSchedule:
         for before, after in zip(self.sizes, self.sizes[1:], strict=False):
             if after.h < before.h or after.w < before.w:
                 raise ValueError(f"scales: {after} follows {before}: a scale may not be smaller than the one before it")
+
+        if self.num_tokens > MOST_TOKENS:
+            raise ValueError(f"scales: {self.num_tokens} tokens over all of them, at most {MOST_TOKENS}: choose fewer")
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from mars_dist.conditions import UNASKED, Vocabulary
@@ -20,6 +23,7 @@ COMBINATIONS = {
     (70, 0, 2, 0, 2): 4,
 }
 NAMES = ("pitch", "velocity", "family", "source", "instrument")
+CARDINALITIES = {"pitch": 128, "velocity": 5, "family": 11, "source": 3, "instrument": 3}
 NUM = 4000
 
 
@@ -99,12 +103,32 @@ def test_a_draw_depends_on_seed_and_id_alone(histogram: Histogram) -> None:
 def test_it_comes_back_from_its_file(histogram: Histogram, tmp_path: Path) -> None:
     histogram.save(tmp_path / "histogram.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["histogram.safetensors"]
-    loaded = Histogram.load(tmp_path / "histogram.safetensors")
+    loaded = Histogram.load(tmp_path / "histogram.safetensors", CARDINALITIES)
     assert loaded.columns.keys() == histogram.columns.keys()
     assert all(np.array_equal(loaded.columns[name], values_N) for name, values_N in histogram.columns.items())
     assert np.array_equal(loaded.counts_N, histogram.counts_N)
     with pytest.raises(ValueError, match=r"none: there is no such file: give the whole --out of mars train-ar"):
-        Histogram.load(tmp_path / "none")
+        Histogram.load(tmp_path / "none", CARDINALITIES)
+
+
+COUNTS_N = np.array([1, 5, 2, 4])
+HARM: dict[str, dict[str, NDArray[Any]]] = {
+    "what it holds are no counts": {"counts": 0 * COUNTS_N},
+    "what it holds are no counts .": {"counts": COUNTS_N - 2},
+    "what it holds are no counts ..": {"counts": COUNTS_N + 0.5},
+    "what it holds are no counts .*": {"counts": COUNTS_N[:3]},
+    "what it holds are no counts .+": {"pitch": COUNTS_N + 127},
+    "what it holds are no counts .?": {"pitch": COUNTS_N[:, None]},
+    "columns .*kazoo.*: it belongs to another model": {"kazoo": COUNTS_N},
+}
+
+
+@pytest.mark.parametrize("answer", HARM)
+def test_columns_that_are_no_counts_are_refused(answer: str, histogram: Histogram, tmp_path: Path) -> None:
+    path = tmp_path / "histogram.safetensors"
+    save_file(histogram.columns | {"counts": histogram.counts_N} | HARM[answer], path)
+    with pytest.raises(ValueError, match=answer):
+        Histogram.load(path, CARDINALITIES)
 
 
 def test_codes_rows_are_counted_with_their_qualities(short_codes: str) -> None:

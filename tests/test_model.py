@@ -36,7 +36,7 @@ from mars_dist.model import (
 )
 from mars_dist.sampling import SamplingConfig
 from mars_dist.scales import Size
-from mars_dist.serialize import read_json
+from mars_dist.serialize import read_json, write_json
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.tokenizer import Tokenizer
 
@@ -146,13 +146,37 @@ def test_another_schedule_is_refused(folder: Path, tmp_path: Path) -> None:
         Mars.from_pretrained(folder)
 
 
+def change(folder: Path, **changes: object) -> None:
+    write_json(folder / CONFIG, read_json(folder / CONFIG) | changes)
+
+
+def change_autoregressor(folder: Path, **changes: object) -> None:
+    run = read_json(folder / CONFIG)["run"]
+    change(folder, run=run | {"autoregressor": run["autoregressor"] | changes})
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
 HARM: dict[str, Callable[[Path], object]] = {
     "ar: holds no trained autoregressor": shutil.rmtree,
     "ar: holds no trained autoregressor .*": lambda folder: (folder / WEIGHTS).unlink(),
     "ar: holds no trained autoregressor ..*": lambda folder: (folder / CONFIG).unlink(),
     "tokenizer: holds no trained tokenizer": lambda folder: shutil.rmtree(folder / TOKENIZER),
     "histogram.safetensors: there is no such file": lambda folder: (folder / HISTOGRAM).unlink(),
+    "histogram.safetensors: damaged": lambda folder: cut_short(folder / HISTOGRAM),
     "config.json: damaged": lambda folder: (folder / CONFIG).write_text("{"),
+    "holds a model of kind": lambda folder: (folder / CONFIG).write_text("[]"),
+    "config.json: damaged, vocabulary is 3": lambda folder: change(folder, vocabulary=3),
+    "config.json: damaged, tokenizer_fingerprint is None": lambda folder: change(folder, tokenizer_fingerprint=None),
+    "autoregressor.depth: 2000000 must lie between": lambda folder: change_autoregressor(folder, depth=2_000_000),
+    r"width'?: '16' is not int": lambda folder: change_autoregressor(folder, width="16"),
+    # Some 10 TB, were they allocated before they are compared.
+    "is 2x1x1, must be 125000x1x1: these are the weights of another network": lambda folder: change_autoregressor(
+        folder, width=1_000_000
+    ),
+    "model.safetensors: damaged": lambda folder: cut_short(folder / WEIGHTS),
     "ar: holds a model of kind 'tokenizer', wanted is 'autoregressor'": lambda folder: shutil.copyfile(
         folder / TOKENIZER / CONFIG, folder / CONFIG
     ),

@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig
-from mars_dist.model import TOKENIZER, WEIGHTS, read_config
+from mars_dist.model import TOKENIZER, Mars, load_tokenizer, read_config
 from mars_dist.serialize import first_difference, from_plain, to_plain
 from mars_dist.tokenizer import Tokenizer
 
@@ -50,16 +49,19 @@ def require_same(folder: Path, before: object, now: object, section: str) -> Non
 
 
 def start_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Give a tokenizer the averaged weights of a folder's."""
-    tokenizer.load_state_dict(load_file(folder / WEIGHTS))
+    """Give a tokenizer the averaged weights of a folder's. Raises ValueError where these are damaged."""
+    tokenizer.load_state_dict(load_tokenizer(folder)[0].state_dict())
 
 
 def start_autoregressor(autoregressor: Autoregressor, vocabulary: Vocabulary, folder: Path) -> None:
-    """Give an autoregressor the averaged weights of a folder's; instruments are matched by name, new ones are new."""
-    weights, own = load_file(folder / WEIGHTS), autoregressor.state_dict()
+    """Give an autoregressor the averaged weights of a folder's; instruments are matched by name, new ones are new.
+
+    Raises ValueError where these are damaged.
+    """
+    mars, own = Mars.from_pretrained(folder), autoregressor.state_dict()
+    weights = mars.autoregressor.state_dict()
     if INSTRUMENTS in own:
-        before = from_plain(Vocabulary, read_config(folder, "autoregressor")["vocabulary"])
-        tables = (own[INSTRUMENTS], vocabulary.instruments, weights[INSTRUMENTS], before.instruments)
+        tables = (own[INSTRUMENTS], vocabulary.instruments, weights[INSTRUMENTS], mars.vocabulary.instruments)
         weights[INSTRUMENTS] = matched(*tables)
     autoregressor.load_state_dict(weights)
 

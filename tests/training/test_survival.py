@@ -81,6 +81,14 @@ def test_a_loss_that_is_not_finite_stops_all_before_the_weights_are_touched(
     assert checkpoints(plan) == ["step_00000001"] and len(read_metrics(plan.folder, "train")) == 1
 
 
+def test_a_damaged_shard_ends_training_by_its_name(tokenizer_plan: Plan, short_pictures: str, tmp_path: Path) -> None:
+    shutil.copytree(short_pictures, tmp_path / "damaged")
+    flip(tmp_path / "damaged" / "train-00000.parquet")
+    plan = replace(tokenizer_plan, data=str(tmp_path / "damaged"), folder=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"damaged/train-00000\.parquet: cannot be read \(.*delete it and run the"):
+        fit(plan, 0, silent)
+
+
 # ---- SIGTERM
 
 

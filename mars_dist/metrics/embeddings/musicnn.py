@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d, pad, relu
 from torchaudio.functional import melscale_fbanks
 
 from mars_dist.metrics.embeddings.bundle import read_bundle
-from mars_dist.metrics.embeddings.weights import fingerprint, fit
+from mars_dist.weights import fingerprint, fit
 
 SAMPLE_RATE = 16_000
 INSTALL = "pip install --no-deps musicnn==0.1.0"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
-from mars_dist.metrics.embeddings.weights import fingerprint, fit, read_weights
+from mars_dist.weights import fingerprint, fit, read_weights
 
 SAMPLE_RATE = 16_000
 FRAME, HOP, N_FFT = 400, 160, 512  # 25 ms, 10 ms

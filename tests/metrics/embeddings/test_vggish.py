@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mars_dist.metrics.embeddings import Embedding, load_embedding
 from mars_dist.metrics.embeddings.vggish import PATCH, Network, log_mel
-from mars_dist.metrics.embeddings.weights import fit
+from mars_dist.weights import fit
 
 RATE = 16_000
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mars_dist.metrics.embeddings.weights import fingerprint, fit, read_weights
+from mars_dist.weights import fingerprint, fit, read_weights
 
 
 def network() -> nn.Module:

@@ -1,11 +1,36 @@
-"""Weights of others: read without running what they hold, fitted to the last tensor, named by a fingerprint."""
+"""Weights of any origin: read without running what they hold, fitted to the last tensor, named by a fingerprint."""
 
 import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def build_with(build: Callable[[], Network], path: Path) -> Network:
+    """The network with the weights of a .safetensors file, frozen, in evaluation mode.
+
+    Raises ValueError where the file is damaged or holds other tensors than the network has: before memory is taken for
+    it, for the settings that it is built by may come from anywhere.
+    """
+    with torch.device("meta"):
+        wanted = {name: _size(tensor.shape) for name, tensor in build().state_dict().items()}
+    try:
+        with safe_open(path, "pt") as file:
+            given = {name: _size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        require_same_shapes(wanted, given, str(path))
+        network = build()
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged ({error}): copy it again, or give the folder of another model") from error
+    network.eval().requires_grad_(False)
+    return network
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -31,18 +56,23 @@ def fit(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
     Raises ValueError, naming `where` and the tensor, where one is missing, left over, or of another shape.
     """
     # A batch norm counts its training steps, which are of no use here.
-    wanted = {name: _size(t) for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    given = {name: _size(t) for name, t in state.items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            found, rule = given.get(name, "missing"), wanted.get(name, "absent")
-            raise ValueError(f"{where}: {name} is {found}, must be {rule}: these are the weights of another network")
+    state_dict = network.state_dict()
+    wanted = {name: _size(t.shape) for name, t in state_dict.items() if not name.endswith("num_batches_tracked")}
+    require_same_shapes(wanted, {name: _size(tensor.shape) for name, tensor in state.items()}, where)
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     network.eval().requires_grad_(False)
 
 
-def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"
+def require_same_shapes(wanted: Mapping[str, str], given: Mapping[str, str], where: str) -> None:
+    """Raises ValueError for the first tensor that is not the one that is wanted."""
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            found, rule = given.get(name, "missing"), wanted.get(name, "absent")
+            raise ValueError(f"{where}: {name} is {found}, must be {rule}: these are the weights of another network")
+
+
+def _size(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
 
 
 def fingerprint(network: nn.Module) -> str:
