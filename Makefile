@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check lock golden embeddings
+.PHONY: help quickstart test test-cluster check lock golden embeddings
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -14,6 +14,9 @@ quickstart: .venv  ## from nothing to sound: renders notes, trains both stages, 
 
 test: .venv  ## all tests
 	$(BIN)/pytest
+
+test-cluster: .venv  ## tests of several nodes, and of hosts that are cut off (root, for network namespaces)
+	$(BIN)/pytest -m cluster
 
 check: .venv  ## lint, format, types
 	$(BIN)/ruff check

@@ -91,14 +91,15 @@ def workers_of(driver: int) -> list[psutil.Process]:
         family = psutil.Process(driver).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [child for child in family if cmdline(child)[:1] and cmdline(child)[0].startswith(OURS)]
+    return [child for child in family if title(child).startswith(OURS)]
 
 
-def cmdline(process: psutil.Process) -> list[str]:
+def title(process: psutil.Process) -> str:
+    """Its command line; empty once it has ended."""
     try:
-        return process.cmdline()
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return []
+        return ""
 
 
 def require_success(process: subprocess.Popen[bytes]) -> None:

@@ -23,7 +23,7 @@ from time import monotonic, sleep
 
 import psutil
 import torch
-from kills import MARS, cmdline
+from kills import MARS, title
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from mars_dist.serialize import read_json
@@ -84,7 +84,7 @@ class Watched:
         """When it was killed."""
         try:
             family = psutil.Process(self.process.pid).children(recursive=True)
-            rng.choice([child for child in family if cmdline(child)[:1] == [WORKER]]).kill()
+            rng.choice([child for child in family if title(child).startswith(WORKER)]).kill()
         except (psutil.Error, IndexError):  # none has started, or all have ended
             return None
         return monotonic()

@@ -54,15 +54,10 @@ def preset_first(arguments: Sequence[str], command: str) -> tuple["Preset", Sequ
     raise ValueError(f"mars {command}: name a preset or a .toml first, such as: mars {command} tiny ...")
 
 
-def absolute(folder: str) -> str:
-    """Workers run in folders of their own; s3:// stays as it is."""
-    return folder if "://" in folder else str(Path(folder).absolute())
-
-
 def local(folder: str) -> Path:
-    """Raises ValueError for s3://: runs, and what is made of them, are kept on a disk that all workers share."""
+    """Raises ValueError for s3://: sounds and drawings are made on this machine."""
     if "://" in folder:
-        raise ValueError(f"{folder}: is behind an address: runs and sounds lie on a disk that all workers share")
+        raise ValueError(f"{folder}: is behind an address: sounds and drawings are written on this machine")
     return Path(folder).absolute()
 
 

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from mars_dist.arguments import absolute, local, make_folder, parse, preset_first
+from mars_dist.addresses import address
+from mars_dist.arguments import local, make_folder, parse, preset_first
 from mars_dist.config import (
     AutoregressorRunConfig,
     ClassifierConfig,
@@ -23,8 +24,19 @@ from mars_dist.config import (
 from mars_dist.errors import Stopped, TrainingFailed
 from mars_dist.progress import say, tenths
 
+if TYPE_CHECKING:
+    from mars_dist.training.plan import Plan
+
 Inline = tyro.conf.arg(name="")
 """A field whose own fields are written without its name."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    workers: int | None = None
+    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+    min_workers: int | None = None
+    """Elastic: begin, or go on, with so few where machines are missing, and with more once they come."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,7 @@ class TrainTokenizer:
     out: str = "runs/tokenizer"
     init_from: str | None = None
     """Fine-tuning: the folder of a tokenizer of the same shape, whose weights are the first ones."""
-    workers: int | None = None
-    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+    spread: Annotated[Workers, Inline] = Workers()
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,7 @@ class TrainAutoregressor:
     out: str = "runs/autoregressor"
     init_from: str | None = None
     """Fine-tuning: the folder of an autoregressor of the same shape, whose weights are the first ones."""
-    workers: int | None = None
-    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+    spread: Annotated[Workers, Inline] = Workers()
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,7 @@ class TrainClassifier:
     classifier: ClassifierConfig = ClassifierRunConfig().classifier
     optim: OptimConfig = ClassifierRunConfig().optim
     train: TrainConfig = ClassifierRunConfig().train
-    workers: int | None = None
-    """One a GPU, or a CPU process each; 0: in this process, without Ray. Default: all GPUs, or else 2 processes."""
+    spread: Annotated[Workers, Inline] = Workers()
 
 
 @dataclass(frozen=True)
@@ -133,17 +142,22 @@ def preprocess(arguments: Sequence[str]) -> None:
     run(command.source, command.out, command.spectrogram, command.shard_rows, say)
 
 
+def train(plan: "Plan", spread: Workers) -> None:
+    from mars_dist.launch import fit
+
+    fit(plan, spread.workers, say, spread.min_workers)
+
+
 def train_tokenizer(arguments: Sequence[str]) -> None:
     """Train a tokenizer on pictures."""
     preset, rest = preset_first(arguments, "train-tokenizer")
     default = TrainTokenizer(tyro.MISSING, preset.tokenizer)
     command = parse(TrainTokenizer, rest, "train-tokenizer PRESET", default)
-    from mars_dist.launch import fit
     from mars_dist.training.plan import Plan
 
-    init_from = str(local(command.init_from)) if command.init_from else None
-    plan = Plan(command.config, absolute(command.data), local(command.out), init_from=init_from)
-    fit(plan, command.workers, say)
+    init_from = address(command.init_from) if command.init_from else None
+    plan = Plan(command.config, str(address(command.data)), address(command.out), init_from=init_from)
+    train(plan, command.spread)
 
 
 def encode(arguments: Sequence[str]) -> None:
@@ -151,7 +165,7 @@ def encode(arguments: Sequence[str]) -> None:
     command = parse(Encode, arguments, "encode")
     from mars_dist.distributed.data import encode as run
 
-    run(command.data, local(command.tokenizer), command.out, say)
+    run(command.data, address(command.tokenizer), command.out, say)
 
 
 def train_ar(arguments: Sequence[str]) -> None:
@@ -159,26 +173,24 @@ def train_ar(arguments: Sequence[str]) -> None:
     preset, rest = preset_first(arguments, "train-ar")
     default = TrainAutoregressor(tyro.MISSING, tyro.MISSING, preset.autoregressor)
     command = parse(TrainAutoregressor, rest, "train-ar PRESET", default)
-    from mars_dist.launch import fit
     from mars_dist.training.plan import Plan
 
-    tokenizer = str(local(command.tokenizer))
-    init_from = str(local(command.init_from)) if command.init_from else None
-    fit(Plan(command.config, absolute(command.data), local(command.out), tokenizer, init_from), command.workers, say)
+    tokenizer, out = address(command.tokenizer), address(command.out)
+    init_from = address(command.init_from) if command.init_from else None
+    plan = Plan(command.config, str(address(command.data)), out, tokenizer, init_from)
+    train(plan, command.spread)
 
 
 def train_classifier(arguments: Sequence[str]) -> None:
     """Train the classifier of pitch and family that measures generated notes."""
     command = parse(TrainClassifier, arguments, "train-classifier")
-    out = local(command.out)
     from mars_dist.dataset import DatasetInfo
-    from mars_dist.launch import fit
     from mars_dist.storage import Folder
     from mars_dist.training.plan import Plan
 
     spectrogram = DatasetInfo.load(Folder.open(command.data)).spectrogram
     config = ClassifierRunConfig(spectrogram, command.classifier, command.optim, command.train)
-    fit(Plan(config, absolute(command.data), out), command.workers, say)
+    train(Plan(config, str(address(command.data)), address(command.out)), command.spread)
 
 
 def sample(arguments: Sequence[str]) -> None:
@@ -213,7 +225,7 @@ def sample(arguments: Sequence[str]) -> None:
     from mars_dist.model import Mars
     from mars_dist.serialize import write_json
 
-    mars = Mars.from_pretrained(local(command.model))
+    mars = Mars.from_pretrained(address(command.model))
     names = ("pitch", "velocity", "family", "source", "instrument", "qualities", "sampling")
     asked = {name: getattr(command, name) for name in names}
     waves = mars.generate(command.count, **asked, phase=command.phase)
@@ -265,17 +277,17 @@ def evaluate(arguments: Sequence[str]) -> None:
         raise ValueError(f"--shown: {command.shown} must be at least 0")
     if not command.splits:
         raise ValueError("--splits: none is named: name one or more, such as valid test")
-    folders = [local(folder) for folder in command.models]
+    folders = [address(folder) for folder in command.models]
     if len(set(folders)) < len(folders):
         raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
     from mars_dist.evaluation.judges import Judges
     from mars_dist.page import evaluate_folders
     from mars_dist.storage import Folder
 
-    out, file = Folder.of(command.report or folders[0] / "report.html")
+    out, file = Folder.of(command.report) if command.report else (Folder.open(folders[0]), "report.html")
     out.require_writable("--report")
-    judges = Judges(local(command.classifier) if command.classifier else None, command.embeddings)
-    limits, data = dict.fromkeys(command.splits, command.notes), absolute(command.data)
+    judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
+    limits, data = dict.fromkeys(command.splits, command.notes), str(address(command.data))
     print(
         evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, out, file, say)
     )

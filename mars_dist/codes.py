@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mars_dist.addresses import Address
 from mars_dist.config import TokenizerConfig
 from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
 from mars_dist.model import load_tokenizer, tokenizer_fingerprint
@@ -24,7 +25,7 @@ def arrays(config: TokenizerConfig) -> tuple[Array, ...]:
     )
 
 
-def info_of(pictures: DatasetInfo, tokenizer: Path, config: TokenizerConfig) -> DatasetInfo:
+def info_of(pictures: DatasetInfo, tokenizer: Address, config: TokenizerConfig) -> DatasetInfo:
     """What the dataset.json of the codes says."""
     fingerprint = tokenizer_fingerprint(tokenizer)
     return DatasetInfo(
@@ -40,7 +41,7 @@ def info_of(pictures: DatasetInfo, tokenizer: Path, config: TokenizerConfig) -> 
     )
 
 
-def encode_here(pictures: str, tokenizer: Path, out: str | Path) -> None:
+def encode_here(pictures: str, tokenizer: Address, out: str | Path) -> None:
     """Make a data set of codes in this process: the jobs that `mars encode` spreads over a cluster."""
     folder = Folder.open(out)
     info = info_of(DatasetInfo.load(Folder.open(pictures)), tokenizer, tokenizer_of(tokenizer).config)
@@ -49,7 +50,7 @@ def encode_here(pictures: str, tokenizer: Path, out: str | Path) -> None:
     info.save(folder)
 
 
-def make_shard(shard: Shard, pictures: str, tokenizer: Path, folder: Folder) -> int:
+def make_shard(shard: Shard, pictures: str, tokenizer: Address, folder: Folder) -> int:
     """Write the shard of codes, unless it is there already, made of the same pictures; returns the number of rows.
 
     Raises OSError where the disk refuses, ValueError where the pictures are damaged.
@@ -64,7 +65,7 @@ def make_shard(shard: Shard, pictures: str, tokenizer: Path, folder: Folder) -> 
 
 
 @torch.inference_mode()
-def encode_group(rows: Rows, group: Group, tokenizer: Path) -> Columns:
+def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
     """Codes and latents of a row group, beside the notes' labels."""
     columns = rows.read_group(group, ["picture", *LABELS])
     model = tokenizer_of(tokenizer)
@@ -74,6 +75,6 @@ def encode_group(rows: Rows, group: Group, tokenizer: Path) -> Columns:
 
 
 @lru_cache(maxsize=1)
-def tokenizer_of(folder: Path) -> Tokenizer:
+def tokenizer_of(folder: Address) -> Tokenizer:
     """Loaded once a process."""
     return load_tokenizer(folder)[0]

@@ -321,6 +321,8 @@ class TrainConfig:
     checkpoint_every: int = 200
     validate_every: int = 200
     validation_rows: int = 128
+    accumulate: int = 1
+    """Parts of its rows that a worker computes one after another: less memory for activations, the same step."""
     replicas: int = 1
     """Whole copies of the model among the workers, such as one a node, each sharded over its own of them (HSDP)."""
     recompute: bool = False
@@ -337,6 +339,7 @@ class TrainConfig:
             "checkpoint_every",
             "validate_every",
             "validation_rows",
+            "accumulate",
             "replicas",
         )
         require_positive("train", self, *counts)

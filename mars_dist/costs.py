@@ -3,6 +3,7 @@
 Suffixes: B batch, C channels after CMX or the code width, H W the multiplexed picture, L tokens over all scales.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from mars_dist.losses import reconstruction_loss
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
-from mars_dist.training.batches import share_of
+from mars_dist.training.batches import require_rows
 
 FLOAT32 = 4
 """Bytes."""
@@ -58,7 +59,7 @@ class Memory:
     weights: int
     """4 P / W: float32 shards."""
     gradients: int
-    """4 P / W."""
+    """4 P / W; 4 P where they are accumulated."""
     moments: int
     """8 P / W: AdamW's two."""
     average: int
@@ -92,7 +93,7 @@ def cost_of(preset: Preset) -> PresetCost:
 
 
 def tokenizer_memory(config: TokenizerRunConfig, workers: int, device: Device = "cuda") -> Memory:
-    """Of training the tokenizer. Raises ValueError where the workers do not divide the batch."""
+    """Of training the tokenizer. Raises ValueError where the batch has too few rows."""
     model, spectrogram = build_tokenizer(config), config.spectrogram
 
     def loss(batch_size: int) -> Tensor:
@@ -108,7 +109,7 @@ def tokenizer_memory(config: TokenizerRunConfig, workers: int, device: Device = 
 def autoregressor_memory(
     config: AutoregressorRunConfig, tokenizer: TokenizerConfig, workers: int, device: Device = "cuda"
 ) -> Memory:
-    """Of training the autoregressor on cached codes. Raises ValueError where the workers do not divide the batch."""
+    """Of training the autoregressor on cached codes. Raises ValueError where the batch has too few rows."""
     model = build_autoregressor(config, tokenizer)
 
     def loss(batch_size: int) -> Tensor:
@@ -124,7 +125,8 @@ def memory_of(
     model: nn.Module, loss: Callable[[int], Tensor], train: TrainConfig, workers: int, device: Device
 ) -> Memory:
     """Of training a model on the meta device, whose weights it changes to the precision of training."""
-    batch_size, whole = share_of(train.batch_size, workers), num_parameters(model)
+    require_rows(train, workers)
+    rows, whole = math.ceil(train.batch_size / workers / train.accumulate), num_parameters(model)
     blocks = [num_parameters(part) for part in model.modules() if isinstance(part, sharding.BLOCKS)]
     large = [block for block in blocks if block >= sharding.LARGE]
     gathered = whole - sum(large) + 2 * max(large, default=0)
@@ -135,11 +137,11 @@ def memory_of(
     shard = -(-whole // workers) * FLOAT32
     return Memory(
         weights=shard,
-        gradients=shard,
+        gradients=shard if train.accumulate == 1 else whole * FLOAT32,
         moments=2 * shard,
         average=shard,
         gathered=2 * gathered * (2 if train.precision == "bf16" else FLOAT32),
-        activations=peak_bytes(lambda: loss(batch_size), device),
+        activations=peak_bytes(lambda: loss(rows), device),
     )
 
 

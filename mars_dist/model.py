@@ -18,12 +18,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, Conditions
 from mars_dist.classifier import Classifier
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, SpectrogramConfig, TokenizerRunConfig
 from mars_dist.dataset import DatasetInfo
+from mars_dist.fetched import on_disk
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT, Phase, wave_from_picture
 from mars_dist.sampling import SamplingConfig, sample_codes
@@ -56,15 +58,15 @@ def save_autoregressor(
     run: AutoregressorRunConfig,
     vocabulary: Vocabulary,
     histogram: Histogram,
-    tokenizer_folder: Path,
+    tokenizer_folder: Address,
     metrics: dict[str, Any],
 ) -> None:
     """Write an autoregressor's folder, with its tokenizer within: one folder is one model."""
-    inner = folder / TOKENIZER
-    if tokenizer_folder != inner:
+    inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
+    if given != inner:
         inner.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG, WEIGHTS, METRICS):
-            shutil.copyfile(tokenizer_folder / name, inner / name)
+            shutil.copyfile(given / name, inner / name)
     config = {
         "kind": "autoregressor",
         "run": to_plain(run),
@@ -91,11 +93,12 @@ def save_folder(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]
     write_json(folder / CONFIG, config)
 
 
-def read_config(folder: Path, kind: str) -> dict[str, Any]:
+def read_config(folder: Address, kind: str) -> dict[str, Any]:
     """A folder's config.json. Raises ValueError where the folder is not a finished one of that kind."""
-    if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
+    here = on_disk(folder)
+    if not (here / CONFIG).exists() or not (here / WEIGHTS).exists():
         raise ValueError(f"{folder}: holds no trained {kind} ({CONFIG} and {WEIGHTS}): give the --out of its training")
-    config = read_json(folder / CONFIG)
+    config = read_json(here / CONFIG)
     if not isinstance(config, dict) or config.get("kind") != kind:
         found = config.get("kind") if isinstance(config, dict) else config
         raise ValueError(f"{folder}: holds a model of kind {found!r:.40}, wanted is {kind!r}")
@@ -105,9 +108,10 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     return config
 
 
-def tokenizer_fingerprint(folder: Path) -> str:
+def tokenizer_fingerprint(folder: Address) -> str:
     """What an autoregressor and its codes remember their tokenizer by."""
-    return fingerprint(folder / CONFIG, folder / WEIGHTS)
+    here = on_disk(folder)
+    return fingerprint(here / CONFIG, here / WEIGHTS)
 
 
 def num_parameters(folder: Path) -> int:
@@ -116,13 +120,13 @@ def num_parameters(folder: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
-def load_tokenizer(folder: Path) -> tuple[Tokenizer, TokenizerRunConfig]:
+def load_tokenizer(folder: Address) -> tuple[Tokenizer, TokenizerRunConfig]:
     """A tokenizer with averaged weights, in evaluation mode."""
     run = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
-    return build_with(lambda: Tokenizer(run.tokenizer, run.spectrogram, run.codebook), folder / WEIGHTS), run
+    return build_with(lambda: Tokenizer(run.tokenizer, run.spectrogram, run.codebook), on_disk(folder) / WEIGHTS), run
 
 
-def load_classifier(folder: Path, info: DatasetInfo) -> Classifier:
+def load_classifier(folder: Address, info: DatasetInfo) -> Classifier:
     """The classifier of a data set's notes, with averaged weights, in evaluation mode; CMX does not matter to it.
 
     Raises ValueError where it was trained on other notes, or on pictures that were made with other settings.
@@ -138,7 +142,7 @@ def load_classifier(folder: Path, info: DatasetInfo) -> Classifier:
             f"{folder}: its classifier was trained on a data set with {difference}: "
             "train one on this data set with mars train-classifier"
         )
-    return build_with(lambda: Classifier(run.classifier, run.spectrogram), folder / WEIGHTS)
+    return build_with(lambda: Classifier(run.classifier, run.spectrogram), on_disk(folder) / WEIGHTS)
 
 
 @dataclass
@@ -152,10 +156,12 @@ class Mars:
     histogram: Histogram
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "Mars":
-        """Read an autoregressor's folder: JSON and safetensors only. Raises ValueError where it does not fit."""
-        folder = Path(folder)
-        config = read_config(folder, "autoregressor")
+    def from_pretrained(cls, folder: Address, device: str = "cpu") -> "Mars":
+        """Read an autoregressor's folder, local or s3://: JSON and safetensors only.
+
+        Raises ValueError where it does not fit.
+        """
+        config, folder = read_config(folder, "autoregressor"), on_disk(folder)
         tokenizer, tokenizer_run = load_tokenizer(folder / TOKENIZER)
         if config["tokenizer_fingerprint"] != tokenizer_fingerprint(folder / TOKENIZER):
             raise ValueError(f"{folder / TOKENIZER}: is not the tokenizer that this autoregressor was trained with")

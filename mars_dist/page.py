@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mars_dist.addresses import Address
 from mars_dist.evaluation.evaluate import Evaluation, Task, evaluate
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import OF_A_RUN, Version, line_of, model_of
 from mars_dist.evaluation.measures import measure_named, place_of
+from mars_dist.fetched import on_disk
 from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
-from mars_dist.model import CONFIG, TOKENIZER, num_parameters
+from mars_dist.model import CONFIG, TOKENIZER, Mars, num_parameters
 from mars_dist.model import METRICS as BEST
 from mars_dist.nsynth import FAMILIES, SOURCES
 from mars_dist.phase import Phase
@@ -33,7 +35,7 @@ PHASES: dict[Phase, str] = {
 
 
 def evaluate_folders(
-    folders: Sequence[Path],
+    folders: Sequence[Address],
     data: str,
     num_notes: Mapping[str, int],
     num_shown: int,
@@ -76,8 +78,7 @@ def evaluate_folders(
     report = Report(
         title="MARS: notes from a next-scale transformer",
         description=[
-            f"{' and '.join(str(folder.name) for folder in runs.values())}, heard and measured on notes that training "
-            "never had.",
+            f"{' and '.join(map(last_part, runs.values()))}, heard and measured on notes that training never had.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {PHASES[phase]}.",
             "valid: (instrument, pitch) pairs that training never had. test: instruments that training never had.",
         ],
@@ -100,13 +101,17 @@ def progress_of(split: str, what: str) -> Callable[[int, int], None]:
     return tenths(f"evaluate {split}: {what}")
 
 
-def named(folders: Sequence[Path]) -> dict[str, Path]:
+def named(folders: Sequence[Address]) -> dict[str, Address]:
     """A name for each run, by its folder; none where there is one run alone."""
     if len(folders) == 1:
         return {"": folders[0]}
-    short = [folder.name for folder in folders]
+    short = list(map(last_part, folders))
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     return dict(zip(names, folders, strict=True))
+
+
+def last_part(folder: Address) -> str:
+    return PurePosixPath(Folder.open(folder).path).name
 
 
 def figures_of(page: str) -> str:
@@ -162,7 +167,7 @@ def rung(line: str, version: Version, pitch: int, sample_rate: int) -> Rung:
     return Rung(line, version.wave_BT[0].numpy(), version.picture_B1FN[0, 0].numpy(), caption)
 
 
-def grid(name: str, folder: Path, made: Mapping[Place, Version], sample_rate: int) -> Grid:
+def grid(name: str, folder: Address, made: Mapping[Place, Version], sample_rate: int) -> Grid:
     """The run's new notes, by family and pitch."""
     families, pitches, _ = places_of(model_of(folder).histogram)
 
@@ -186,12 +191,13 @@ def rows(evaluation: Evaluation) -> list[Row]:
     return made
 
 
-def model(name: str, folder: Path, evaluation: Evaluation) -> Model:
+def model(name: str, address: Address, evaluation: Evaluation) -> Model:
     """What the page tells of a run."""
+    folder = on_disk(address)
     tokenizer, autoregressor = read_json(folder / TOKENIZER / CONFIG), read_json(folder / CONFIG)
     return Model(
         name=name,
-        facts=facts(folder, tokenizer["run"], autoregressor["run"]),
+        facts=facts(model_of(address), folder, tokenizer["run"], autoregressor["run"]),
         curves=[*curves(folder / TOKENIZER, "Tokenizer"), *curves(folder, "Autoregressor")],
         codebook=scale_use(folder, evaluation.codebook[name]),
         codebook_size=tokenizer["run"]["tokenizer"]["codebook_size"],
@@ -199,9 +205,9 @@ def model(name: str, folder: Path, evaluation: Evaluation) -> Model:
     )
 
 
-def facts(folder: Path, tokenizer: Mapping[str, Any], autoregressor: Mapping[str, Any]) -> dict[str, str]:
+def facts(mars: Mars, folder: Path, tokenizer: Mapping[str, Any], autoregressor: Mapping[str, Any]) -> dict[str, str]:
     """What a model was trained on and with."""
-    mars, best, best_codes = model_of(folder), read_json(folder / BEST), read_json(folder / TOKENIZER / BEST)
+    best, best_codes = read_json(folder / BEST), read_json(folder / TOKENIZER / BEST)
     columns, counts_N = mars.histogram.columns, mars.histogram.counts_N
     families = [FAMILIES[i] for i in sorted(set(columns["family"].tolist()))]
     schedule = mars.tokenizer.config.schedule

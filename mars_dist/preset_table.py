@@ -78,10 +78,10 @@ def column(name: str, preset: Preset) -> dict[str, str]:
 
 
 def memory(stage: str, train: TrainConfig, of: Callable[[int], Memory]) -> dict[str, str]:
-    """A row for each number of workers; a dash where they do not divide the batch."""
+    """A row for each number of workers; a dash where the batch has too few rows."""
     return {
         f"{stage} memory, {workers} worker{'s' * (workers > 1)}": (
-            "-" if train.batch_size % workers else f"{digits(of(workers).total / GIB)} GiB"
+            "-" if train.batch_size < workers * train.accumulate else f"{digits(of(workers).total / GIB)} GiB"
         )
         for workers in WORKERS
     }

@@ -54,7 +54,7 @@ def run(options: Quickstart) -> None:
         out / name for name in ("notes", "pictures", "tokenizer", "codes", "autoregressor", "classifier")
     )
     tokenizer_plan = Plan(preset.tokenizer, str(pictures), tokenizer)
-    model_plan = Plan(replace(preset.autoregressor, autoregressor=conditioned), str(codes), model, str(tokenizer))
+    model_plan = Plan(replace(preset.autoregressor, autoregressor=conditioned), str(codes), model, tokenizer)
     classifier_plan = Plan(ClassifierRunConfig(preset.tokenizer.spectrogram), str(pictures), classifier)
     stages = Stages(out / "stages.json")
     with stages.run("notes"):

@@ -80,18 +80,28 @@ def write_json(path: Path, value: Any) -> None:
     """Write by way of a temporary file, so that the file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half_written = path.with_name(f".{path.name}.tmp")
-    half_written.write_text(json.dumps(to_plain(value), indent=1) + "\n")
+    half_written.write_bytes(as_json(value))
     half_written.replace(path)
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(to_plain(value), indent=1) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
     """Raises ValueError where the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
+
+
+def parse_json(text: bytes, where: str) -> Any:
+    """Raises ValueError where it is damaged."""
+    try:
+        return json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
+        raise ValueError(f"{where}: damaged: {error}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

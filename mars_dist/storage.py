@@ -1,8 +1,9 @@
-"""Folders, on a disk or in S3, in the few verbs that a data set needs. A file appears whole or not at all.
+"""Folders, on a disk or in S3, in the few verbs that data sets and runs need. A file appears whole or not at all.
 
-S3 is read by pyarrow and written by boto3: one request a file, which knows conditions ("only where there is none yet"),
-carries a checksum, and leaves no half of an upload behind. Both find credentials as AWS's own tools do; an endpoint of
-one's own is AWS_ENDPOINT_URL, or s3://bucket/path?endpoint_override=host:port&scheme=http.
+S3 is read by pyarrow and written by boto3: what is in memory by one request, which knows conditions ("only where there
+is none yet"), carries a checksum, and leaves no half of an upload behind; large files in several parts at once. Both
+find credentials as AWS's own tools do; an endpoint of one's own is AWS_ENDPOINT_URL, or
+s3://bucket/path?endpoint_override=host:port&scheme=http.
 """
 
 import fcntl
@@ -25,6 +26,7 @@ HALF_WRITTEN = ".part"
 ATTEMPTS = 8
 """Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
+CHUNK = 2**20
 WEEK = 7 * 24 * 3600
 """Seconds: the longest that S3 grants to an address."""
 SETTINGS = ("endpoint_override", "scheme", "region")
@@ -76,13 +78,14 @@ class Folder(ABC):
 
     def list(self) -> set[str]:
         """The names in the folder; empty where there is none. Raises OSError."""
-        return {info.base_name for info in self._infos()}
+        return {info.base_name for info in self.infos()}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file in the folder. Raises OSError."""
-        return {info.base_name: info.size for info in self._infos() if info.type == fs.FileType.File}
+        return {info.base_name: info.size for info in self.infos() if info.type == fs.FileType.File}
 
-    def _infos(self) -> Sequence[fs.FileInfo]:
+    def infos(self) -> Sequence[fs.FileInfo]:
+        """Of all that is in the folder. Raises OSError."""
         found: Sequence[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return found
 
@@ -96,6 +99,20 @@ class Folder(ABC):
         """Raises OSError where the disk refuses."""
 
     @abstractmethod
+    def send(self, path: Path) -> None:
+        """Put a file of this machine into the folder, under its own name. Raises OSError."""
+
+    def fetch(self, file: str, path: Path) -> None:
+        """Copy a file of the folder to this machine. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.files.open_input_stream(self.at(file)) as stream, path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, CHUNK)
+
+    @abstractmethod
+    def clear_unfinished(self) -> None:
+        """Delete what uploads that were broken off have left, here and below. Raises OSError."""
+
+    @abstractmethod
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
         """Write, but only where the file is still the old one (None: where there is none). Raises OSError."""
 
@@ -107,10 +124,14 @@ class Folder(ABC):
         """Raises ValueError where nothing can be written: told before the work rather than after."""
         probe = f".{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"
         try:
-            self.write(probe, b"")
+            self.write(probe, b"a full disk takes empty files")
             self.delete(probe)
         except OSError as error:
             raise ValueError(f"{self.name}: cannot be written ({error}): choose another {option}") from error
+
+    def delete_folder(self, name: str) -> None:
+        """With all that is in it. Raises OSError."""
+        self.files.delete_dir(self.at(name))
 
     @abstractmethod
     def link(self, file: str) -> str:
@@ -143,6 +164,19 @@ class LocalFolder(Folder):
             half_written.write_bytes(data)
             half_written.replace(self.at(file))
         finally:
+            half_written.unlink(missing_ok=True)
+
+    def send(self, path: Path) -> None:
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        half_written = Path(self.at(f".{path.name}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"))
+        try:
+            shutil.copyfile(path, half_written)
+            half_written.replace(self.at(path.name))
+        finally:
+            half_written.unlink(missing_ok=True)
+
+    def clear_unfinished(self) -> None:
+        for half_written in Path(self.path).rglob(f".*{HALF_WRITTEN}"):
             half_written.unlink(missing_ok=True)
 
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
@@ -196,6 +230,20 @@ class S3Folder(Folder):
 
     def write(self, file: str, data: bytes | pa.Buffer) -> None:
         self._put(file, data)
+
+    def send(self, path: Path) -> None:
+        key = self._key(path.name)
+        with _os_error():
+            self.client.upload_file(str(path), key["Bucket"], key["Key"])
+
+    def clear_unfinished(self) -> None:
+        """Parts of what was not finished stay unseen in a bucket, and are paid for."""
+        bucket, _, prefix = self.path.partition("/")
+        with _os_error():
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    self.client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
         from botocore.exceptions import ClientError
@@ -271,11 +319,12 @@ def _client(endpoint: str | None, scheme: str, region: str | None) -> Any:
 @contextmanager
 def _os_error() -> Iterator[None]:
     """What boto3 says, as an OSError: the one kind that callers know."""
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except (Boto3Error, BotoCoreError, ClientError) as error:
         raise OSError(" ".join(str(error).split())) from error
 
 

@@ -213,7 +213,7 @@ def autoregressor_plan(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Plan:
     folder = tmp_path_factory.mktemp("autoregressor") / "one"
-    return Plan(autoregressor_config, short_codes, folder, str(trained_tokenizer.folder))
+    return Plan(autoregressor_config, short_codes, folder, trained_tokenizer.folder)
 
 
 @pytest.fixture(scope="session")

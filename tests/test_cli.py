@@ -291,7 +291,8 @@ def test_a_folder_that_cannot_be_written(
     ar = trained_autoregressor
     train = ("train-ar", "debug", "--workers", "0", "--data", short_codes, "--tokenizer", ar.tokenizer)
     assert refused(*train, "--out", file / "run") == (
-        f"{file}/run: cannot be written (Not a directory): choose another --out"
+        f"{file}/run/training: cannot be written ([Errno 20] Not a directory: '{file}/run/training'): "
+        "choose another --out"
     )
     made = f"{file}/out: cannot be made (Not a directory): choose another "
     assert refused("sample", ar.folder, "--out", file / "out") == f"{made}--out"
@@ -303,22 +304,28 @@ def test_a_folder_that_cannot_be_written(
     assert refused("notes", "--out", file / "out").startswith(f"{file}/out: cannot be written (Not a directory)")
 
 
-def test_a_runs_folder_lies_on_a_disk(refused: Callable[..., str], tmp_path: Path) -> None:
-    address = "s3://bucket/run"
-    for command in (
-        ("train-tokenizer", "debug", "--data", tmp_path, "--out", address),
-        ("train-ar", "debug", "--data", tmp_path, "--tokenizer", tmp_path, "--out", address),
-        ("train-ar", "debug", "--data", tmp_path, "--tokenizer", address),
-        ("train-classifier", "--data", tmp_path, "--out", address),
-        ("encode", "--data", tmp_path, "--tokenizer", address, "--out", tmp_path),
-        ("sample", address),
-        ("evaluate", address, "--data", tmp_path),
-        ("quickstart", "--out", address),
-    ):
-        assert (
-            refused(*command)
-            == f"{address}: is behind an address: runs and sounds lie on a disk that all workers share"
-        )
+def test_sounds_are_made_on_this_machine(refused: Callable[..., str], trained_autoregressor: Plan) -> None:
+    address = "s3://bucket/out"
+    for command in (("sample", trained_autoregressor.folder, "--out", address), ("quickstart", "--out", address)):
+        assert refused(*command) == f"{address}: is behind an address: sounds and drawings are written on this machine"
+
+
+def test_a_bucket_that_holds_no_model_is_named(
+    refused: Callable[..., str], trained_tokenizer: Plan, short_pictures: str, short_codes: str, bucket: str
+) -> None:
+    name = bucket.partition("?")[0]
+    wanted = {
+        "autoregressor": [("sample", bucket), ("evaluate", bucket, "--data", short_pictures)],
+        "tokenizer": [
+            ("encode", "--data", short_pictures, "--tokenizer", bucket, "--out", "x"),
+            ("train-ar", "debug", "--workers", 0, "--data", short_codes, "--tokenizer", bucket, "--out", "x"),
+        ],
+    }
+    for kind, commands in wanted.items():
+        for command in commands:
+            assert refused(*command).startswith(f"{name}") and f"holds no trained {kind}" in refused(*command)
+    train = ("train-tokenizer", "debug", "--data", short_pictures, "--workers", 0, "--out", bucket)
+    assert refused(*train) == f"{bucket}: --workers 0 keeps its run on a disk: choose a local --out, or --workers 1"
 
 
 def test_debug_gives_the_traceback(mars: MarsCommand, tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ def test_the_total_bounds_a_real_sharded_step(stage: str, precision: Precision, 
     preset, optim = PRESETS["tiny"], PRESETS["tiny"].autoregressor.optim
     memory = estimate(stage, preset, 8, precision)
     LocalRun(tmp_path)  # the process group
-    model = sharding.shard(dict(zip(STEPS, build(preset), strict=True))[stage], TrainConfig(precision=precision))
+    whole = dict(zip(STEPS, build(preset), strict=True))[stage]
+    model = sharding.shard(whole, TrainConfig(precision=precision), torch.device("cpu"))
     optimizer, average = make_optimizer(model, optim), MovingAverage(model, 0.9)
 
     def step() -> None:
@@ -194,7 +195,7 @@ def test_recomputed_activations_are_not_kept(stage: str, tmp_path: Path) -> None
     peaks = []
     for recompute in (False, True):
         model = dict(zip(STEPS, build(PRESETS["tiny"]), strict=True))[stage]
-        sharding.shard(model, TrainConfig(precision="float32", recompute=recompute))
+        sharding.shard(model, TrainConfig(precision="float32", recompute=recompute), torch.device("cpu"))
         peaks.append(real_peak(lambda: STEPS[stage](model, PRESETS["tiny"], 16)))  # noqa: B023
     assert peaks[1] < 0.7 * peaks[0]
 

@@ -35,6 +35,7 @@ def stream_over_cluster(
 
 def _rows(items: Iterable[Any]) -> ray.data.Dataset:
     connect()
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1  # else half an hour's work is an error
     rows = [{"item": pickle.dumps(item)} for item in items]
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 

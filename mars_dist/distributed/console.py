@@ -3,6 +3,7 @@
 Light: its actor imports no torch.
 """
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -11,13 +12,15 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mars_dist.progress import Say
 
-NAME = "mars_console"
 SECONDS_BETWEEN_QUESTIONS = 1.0
 SILENCE = 60.0
 """Seconds without a line after which the driver tells what it waits for."""
+ALIKE = 3
+"""How often the same failure of a worker, with nothing saved in between, is met before it is given up."""
 
 
 class Console:
@@ -26,6 +29,7 @@ class Console:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.stops = False
+        self.failures: dict[int, tuple[str, int]] = {}
 
     def put(self, line: str) -> None:
         self.lines.append(line)
@@ -40,35 +44,54 @@ class Console:
     def stop_wanted(self) -> bool:
         return self.stops
 
+    def note_failure(self, rank: int, message: str, num_saved: int) -> None:
+        """Remember what has ended a worker, for the attempts that follow. (A lost peer's message has its port.)"""
+        before, times = self.failures.get(rank, ("", 0))
+        self.failures[rank] = (message, times + 1 if before == message and not num_saved else 1)
 
-def writer() -> Say:
-    """For a worker: a function that sends a line to the terminal."""
-    console: Any = ray.get_actor(NAME)
-    return lambda line: console.put.remote(line)
+    def repeated_failure(self) -> str | None:
+        """What has ended a worker so often, with nothing saved in between, that it would come again."""
+        return next((message for message, times in self.failures.values() if times >= ALIKE), None)
 
 
-def stop_wanted() -> Event:
-    """For a worker: an event that is set soon after the driver wants the run to stop."""
-    console, wanted = ray.get_actor(NAME), Event()
+class Line:
+    """A worker's end. It finds the actor by its name."""
 
-    def ask() -> None:
-        while not wanted.wait(SECONDS_BETWEEN_QUESTIONS):
-            with suppress(RayError):  # the driver has ended, and so will this process
-                if ray.get(console.stop_wanted.remote()):
-                    wanted.set()
+    def __init__(self, name: str) -> None:
+        self.console: Any = ray.get_actor(name)
 
-    Thread(target=ask, daemon=True).start()
-    return wanted
+    def say(self, line: str) -> None:
+        self.console.put.remote(line)
+
+    def note_failure(self, rank: int, error: BaseException, num_saved: int) -> None:
+        ray.get(self.console.note_failure.remote(rank, " ".join(str(error).split()), num_saved))
+
+    def repeated_failure(self) -> str | None:
+        return ray.get(self.console.repeated_failure.remote())
+
+    def stop_wanted(self) -> Event:
+        """An event that is set soon after the driver wants the run to stop."""
+        wanted = Event()
+
+        def ask() -> None:
+            while not wanted.wait(SECONDS_BETWEEN_QUESTIONS):
+                with suppress(RayError):  # the driver has ended, and so will this process
+                    if ray.get(self.console.stop_wanted.remote()):
+                        wanted.set()
+
+        Thread(target=ask, daemon=True).start()
+        return wanted
 
 
 @contextmanager
-def console(say: Say, stop: Event, waits_for: Callable[[], str]) -> Iterator[None]:
-    """Show what workers write for as long as the block lasts; tell them once `stop` is set.
+def console(say: Say, stop: Event, waits_for: Callable[[], str]) -> Iterator[str]:
+    """Show what workers write for as long as the block lasts; tell them once `stop` is set. Gives the actor's name.
 
     Where nothing was written for a while, `waits_for` tells what may be missing.
     """
-    actor: Any = ray.remote(Console).options(name=NAME, num_cpus=0).remote()
-    finished = Event()
+    name, finished = f"mars_console_{uuid.uuid4().hex}", Event()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Console).options(name=name, num_cpus=0, scheduling_strategy=here).remote()
 
     def show() -> bool:
         lines = ray.get(actor.take.remote())
@@ -90,7 +113,7 @@ def console(say: Say, stop: Event, waits_for: Callable[[], str]) -> Iterator[Non
     follower = Thread(target=follow, daemon=True)
     follower.start()
     try:
-        yield
+        yield name
     finally:
         finished.set()
         follower.join()

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from time import monotonic
 
 from mars_dist import codes
+from mars_dist.addresses import Address
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import MANIFEST, DatasetInfo, Rejected, require_same, require_shards
 from mars_dist.distributed.cluster import over_cluster, stream_over_cluster
@@ -77,7 +77,7 @@ def preprocess(
     return info
 
 
-def encode(pictures: str, tokenizer: Path, out: str, progress: Say = print) -> DatasetInfo:
+def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -> DatasetInfo:
     """Turn a data set of pictures into one of codes and latents, shard by shard, in the folder `out`.
 
     Shards that are there already are kept. Raises ValueError where pictures and tokenizer do not fit, and for a folder
@@ -144,7 +144,7 @@ def spread(jobs: list[Job], folder: Folder, config: SpectrogramConfig) -> Iterat
         yield from stream_over_cluster(with_contents, work, by_archive.values())
 
 
-def encode_shards(info: DatasetInfo, pictures: str, tokenizer: Path, folder: Folder, progress: Say) -> None:
+def encode_shards(info: DatasetInfo, pictures: str, tokenizer: Address, folder: Folder, progress: Say) -> None:
     """Raises OSError, and ValueError where the pictures are damaged."""
     total, encoded, start = sum(info.counts.values()), 0, monotonic()
     work = partial(codes.make_shard, pictures=pictures, tokenizer=tokenizer, folder=folder)

@@ -6,7 +6,6 @@ Suffixes: B notes, F N bins and frames, K scales, W the codes of all codebooks s
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, DatasetInfo, Rows, require_same
@@ -50,7 +50,7 @@ Progress = Callable[[str], Callable[[int, int], None]]
 class Task:
     """What is evaluated, on which notes, and how."""
 
-    runs: Mapping[str, Path]
+    runs: Mapping[str, Address]
     """Name -> an autoregressor's folder; one alone has the name ""."""
     data: str
     split: str

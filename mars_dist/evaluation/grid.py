@@ -1,11 +1,11 @@
 """New notes by family and pitch: what a model can be asked for, at a glance."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from mars_dist.addresses import Address
 from mars_dist.evaluation.evaluate import Task
 from mars_dist.evaluation.lines import Version, model_of, sounding
 from mars_dist.evaluation.work import NOTES_AT_ONCE, Map
@@ -29,7 +29,7 @@ def places_of(histogram: Histogram) -> tuple[list[str], list[int], set[Place]]:
     return families, pitches, {(family, pitch) for family in families for pitch in pitches} & had
 
 
-def sample_grid(task: Task, folder: Path, over: Map) -> dict[Place, Version]:
+def sample_grid(task: Task, folder: Address, over: Map) -> dict[Place, Version]:
     """A new note of the model in the folder for each pair of family and pitch that training had."""
     _, _, places = places_of(model_of(folder).histogram)
     numbered = list(enumerate(sorted(places), start=FIRST_ID))
@@ -37,7 +37,7 @@ def sample_grid(task: Task, folder: Path, over: Map) -> dict[Place, Version]:
     return dict(pair for pairs in over(partial(sample_places, task=task, folder=folder), jobs) for pair in pairs)
 
 
-def sample_places(numbered: list[tuple[int, Place]], task: Task, folder: Path) -> list[tuple[Place, Version]]:
+def sample_places(numbered: list[tuple[int, Place]], task: Task, folder: Address) -> list[tuple[Place, Version]]:
     """A piece of work."""
     mars = model_of(folder)
     asked = [

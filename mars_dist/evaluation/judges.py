@@ -6,14 +6,15 @@ Suffixes: B notes, F N bins and frames, T samples, D features.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mars_dist.addresses import Address
 from mars_dist.dataset import DatasetInfo
 from mars_dist.evaluation.lines import Version
+from mars_dist.fetched import on_disk
 from mars_dist.metrics.embeddings import load_embedding
 from mars_dist.model import CONFIG, METRICS, WEIGHTS, load_classifier
 from mars_dist.serialize import fingerprint, read_json
@@ -31,7 +32,7 @@ PICTURE_CELLS = (32, 16)
 class Judges:
     """Which of them there are: small enough to send to a worker."""
 
-    classifier: Path | None = None
+    classifier: Address | None = None
     """Folder of a classifier; None: what rests on one is left out."""
     embeddings: tuple[str, ...] = ()
     """Such as musicnn, or vggish:PATH."""
@@ -74,14 +75,15 @@ classifier_of = lru_cache(maxsize=1)(load_classifier)
 """Loaded once a process."""
 
 
-def describe_classifier(folder: Path) -> str:
+def describe_classifier(folder: Address) -> str:
     """Which one it is, and how far it is to be trusted."""
-    figures = read_json(folder / METRICS)
+    here = on_disk(folder)
+    figures = read_json(here / METRICS)
     told = f"{accuracies(figures)} of {figures['notes']:,.0f} held-out notes right"
     if "test/notes" in figures:
         unseen = {name.removeprefix("test/"): value for name, value in figures.items()}
         told += f", {accuracies(unseen)} of {unseen['notes']:,.0f} notes of instruments that it never heard"
-    return f"Classifier {fingerprint(folder / CONFIG, folder / WEIGHTS)[:12]}: {told}."
+    return f"Classifier {fingerprint(here / CONFIG, here / WEIGHTS)[:12]}: {told}."
 
 
 def accuracies(figures: Mapping[str, float]) -> str:

@@ -6,13 +6,13 @@ Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, Rows
@@ -44,13 +44,13 @@ def line_of(kind: str, run: str) -> str:
     return f"{kind}, {run}" if run else kind
 
 
-def lines_of(runs: Mapping[str, Path]) -> list[str]:
+def lines_of(runs: Mapping[str, Address]) -> list[str]:
     """All lines, in the order of the page."""
     return [*SHARED, *(line_of(kind, run) for run in runs for kind in OF_A_RUN)]
 
 
 @lru_cache(maxsize=2)
-def model_of(folder: Path) -> Mars:
+def model_of(folder: Address) -> Mars:
     """Loaded once a process."""
     return Mars.from_pretrained(folder)
 

@@ -30,15 +30,16 @@ class Adversary:
         for parameter in self.parameters.values():  # at once, so that there is something to checkpoint before the start
             moments = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
             self.optimizer.state[parameter] = {"step": torch.zeros((), device=device)} | moments
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self.seen: list[tuple[Tensor, Tensor]] = []
 
     def terms(self, y_B1FN: Tensor, x_B1FN: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """What the tokenizer's loss gets: how picture y, made after x, is judged and how its features differ.
 
         Weighted such that the gradient at y is `weight` times that of the reconstruction loss, over all workers
-        (VQGAN's adaptive weight, arXiv 2012.09841, equation 7, taken at the picture instead of the last layer).
+        (VQGAN's adaptive weight, arXiv 2012.09841, equation 7, taken at the picture instead of the last layer). With
+        train.accumulate each part of the batch is weighted by itself.
         """
-        self.seen = (y_B1FN.detach(), x_B1FN)
+        self.seen.append((y_B1FN.detach(), x_B1FN))
         frozen = {name: parameter.detach() for name, parameter in self.parameters.items()}
         fake = self.look(y_B1FN, frozen)
         with torch.no_grad():
@@ -49,13 +50,14 @@ class Adversary:
         )
         return {"adversary": weight.clamp(max=LARGEST_WEIGHT) * loss}
 
-    def learn(self, rate: float) -> dict[str, float]:
-        """One step on the pictures that `terms` saw; nothing where it has seen none."""
-        if self.seen is None:
+    def learn(self, rate: float, num_pictures: int) -> dict[str, float]:
+        """One step on the pictures that `terms` saw, so many of all workers; nothing where it has seen none."""
+        if not self.seen:
             return {}
-        (y_B1FN, x_B1FN), self.seen = self.seen, None
+        y_B1FN, x_B1FN = map(torch.cat, zip(*self.seen, strict=True))
+        self.seen.clear()
         real, fake = self.look(x_B1FN, self.parameters), self.look(y_B1FN, self.parameters)
-        loss = discriminator_loss(real, fake)
+        loss = discriminator_loss(real, fake) * len(y_B1FN) * sharding.num_workers() / num_pictures
         loss.backward()
         sharding.average_gradients(self.discriminator)
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
@@ -87,6 +89,6 @@ class Adversary:
 
 
 def gradient_norm(loss: Tensor, y_B1FN: Tensor) -> Tensor:
-    """The norm of d loss / d y over the pictures of all workers, the loss being its mean over them."""
-    (gradient_B1FN,) = torch.autograd.grad(loss, y_B1FN, retain_graph=True)
-    return sharding.sum_over_workers(gradient_B1FN.square().sum()).sqrt() / sharding.num_workers()
+    """The norm of the gradient of the loss, here a mean over pictures y, as a sum over those of all workers."""
+    (gradient_B1FN,) = torch.autograd.grad(len(y_B1FN) * loss, y_B1FN, retain_graph=True)
+    return sharding.sum_over_workers(gradient_B1FN.square().sum()).sqrt()

@@ -4,13 +4,12 @@ Suffixes: B batch, L codes over all scales, k the codes of one scale, C code wid
 N blocks.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorRunConfig
@@ -19,7 +18,7 @@ from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, read_config, save_autoregressor, tokenizer_fingerprint
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows
 from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -40,7 +39,7 @@ class AutoregressorStage:
     name = "autoregressor"
 
     def __init__(
-        self, config: AutoregressorRunConfig, tokenizer: Path, data: str, run: Run, init_from: Path | None = None
+        self, config: AutoregressorRunConfig, tokenizer: Address, data: str, run: Run, init_from: Address | None = None
     ) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, tokenizer, data, run.world_size)
@@ -56,10 +55,11 @@ class AutoregressorStage:
         self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
         torch.manual_seed(self.train.seed)
         cardinalities = self.vocabulary.cardinalities
-        self.model = Autoregressor(config.autoregressor, tokenizer_run.tokenizer, cardinalities)
-        if init_from:
+        self.model = sharding.on_rank_0(
+            lambda: Autoregressor(config.autoregressor, tokenizer_run.tokenizer, cardinalities)
+        )
+        if init_from and run.rank == 0:
             start_autoregressor(self.model, self.vocabulary, init_from)
-        self.model.to(run.device)
 
     def prepare(self, columns: Columns) -> Batch:
         codes_BL = torch.from_numpy(columns["codes"].astype(np.int64))
@@ -121,8 +121,7 @@ class AutoregressorStage:
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound samples that are asked for as some held-out notes are."""
         metrics = {"step": step} | figures
-        folder = Path(self.run.folder)
-        vocabulary, histogram = self.vocabulary, self.histogram
+        folder, vocabulary, histogram = self.run.folder, self.vocabulary, self.histogram
         save_autoregressor(folder, weights, self.config, vocabulary, histogram, self.tokenizer_folder, metrics)
         mars = Mars.from_pretrained(folder)
         shown = self.held_out.evenly(SHOWN, 0, 1)
@@ -181,9 +180,9 @@ def keep_blocks(uniform_BN: Tensor, drop_path: float) -> Tensor:
     return (uniform_BN >= chance_N) / (1 - chance_N)
 
 
-def require_fit(config: AutoregressorRunConfig, tokenizer: Path, data: str, workers: int) -> tuple[Rows, Rows]:
+def require_fit(config: AutoregressorRunConfig, tokenizer: Address, data: str, workers: int) -> tuple[Rows, Rows]:
     """The rows to train on and to validate with. Raises ValueError where codes, tokenizer and workers do not fit."""
-    share_of(config.train.batch_size, workers)
+    require_rows(config.train, workers)
     rows = Rows(data, "train")
     if rows.info.kind != "codes":
         raise ValueError(f"{data}: holds {rows.info.kind}, not codes: run mars encode first and give its --out")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mars_dist.config import TrainConfig
 from mars_dist.dataset import Columns, Rows
 
 Batch = dict[str, torch.Tensor]
@@ -65,8 +66,7 @@ class Batches:
 
     def slice_of(self, rank: int, world_size: int) -> slice:
         """A worker's places in the global batch."""
-        share = share_of(self.batch_size, world_size)
-        return slice(rank * share, (rank + 1) * share)
+        return slice(*(worker * self.batch_size // world_size for worker in (rank, rank + 1)))
 
     def read(self, rows: NDArray[np.int64]) -> Batch:
         """The given rows of the split."""
@@ -111,14 +111,22 @@ class Batches:
         return np.concatenate([rng.permutation(np.concatenate([rows_of(g) for g in window])) for window in windows])
 
 
-def share_of(batch_size: int, world_size: int) -> int:
-    """Rows of the global batch for each worker. Raises ValueError where the workers do not divide it."""
-    if batch_size % world_size:
+def require_rows(config: TrainConfig, workers: int) -> None:
+    """Raises ValueError where a worker would have no row of the global batch for each part that it computes.
+
+    Workers need not divide the batch: some then have a row more than others.
+    """
+    if config.batch_size < workers * config.accumulate:
         raise ValueError(
-            f"train.batch_size: {batch_size} is not a multiple of the {world_size} workers: "
-            f"choose {batch_size // world_size * world_size or world_size}, or another --workers"
+            f"train.batch_size: {config.batch_size} rows are too few for {workers} workers with train.accumulate = "
+            f"{config.accumulate}: choose at least {workers * config.accumulate}, or fewer --workers"
         )
-    return batch_size // world_size
+
+
+def parts_of(batch: Batch, num: int) -> list[Batch]:
+    """Cut along its rows, as evenly as it goes."""
+    pieces = {name: values.tensor_split(num) for name, values in batch.items()}
+    return [{name: pieces[name][i] for name in batch} for i in range(num)]
 
 
 def keyed_uniform(seed: int, step: int, places: torch.Tensor, num: int, stream: int = 0) -> torch.Tensor:

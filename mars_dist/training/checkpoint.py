@@ -65,9 +65,13 @@ def save(
 ) -> None:
     """Every worker writes its shards into the folder, which may be one for all or one for each.
 
-    `memory` is what the stage remembers from step to step, the same on every worker.
+    `memory` is what the stage remembers from step to step, the same on every worker. Raises OSError, on every worker,
+    where a disk refuses.
     """
-    dcp.save(state(model, optimizer, average, memory), checkpoint_id=folder)
+    try:
+        dcp.save(state(model, optimizer, average, memory), checkpoint_id=folder)
+    except CheckpointException as error:
+        raise OSError(first_cause(error)) from error
     rank, written = dist.get_rank(), sorted(folder.glob(f"__{dist.get_rank()}_*"))
     if rank == 0:
         (folder / POSITION).write_text(json.dumps(asdict(position) | {"workers": dist.get_world_size()}))
@@ -118,11 +122,16 @@ def load(
     try:
         dcp.load(loaded, storage_reader=Reader(folder), planner=Planner())
     except CheckpointException as error:  # raised on every worker
-        cause = next(iter(error.failures.values()))[0]
-        raise Damaged(" ".join(str(cause).split())) from error
+        raise Damaged(first_cause(error)) from error
     set_model_state_dict(model, loaded["model"])
     set_optimizer_state_dict(model, optimizer, loaded["optimizer"])
     return read_position(folder)[0]
+
+
+def first_cause(error: CheckpointException) -> str:
+    """In one line."""
+    cause, _ = next(iter(error.failures.values()))
+    return " ".join(str(cause).split())
 
 
 def read_position(folder: Path) -> tuple[Position, int]:

@@ -4,7 +4,6 @@ Suffixes: B batch, F N bins and frames.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ class ClassifierStage:
         self.info = self.batches.rows.info
         self.unseen = batches(UNSEEN) if self.info.counts.get(UNSEEN) else None
         torch.manual_seed(self.train.seed)
-        self.model = Classifier(config.classifier, config.spectrogram).to(run.device)
+        self.model = sharding.on_rank_0(lambda: Classifier(config.classifier, config.spectrogram))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy of both questions, for notes that are transposed."""
@@ -123,7 +122,7 @@ class ClassifierStage:
             unseen = {"notes": float(len(batch["pitch"]))} | self.measure(plain, batch)
             journal.keep(UNSEEN, step, unseen)
             metrics |= {f"{UNSEEN}/{name}": value for name, value in unseen.items()}
-        save_classifier(Path(self.run.folder), weights, self.config, self.info, metrics)
+        save_classifier(self.run.folder, weights, self.config, self.info, metrics)
 
 
 def nats(judged: Judgement, batch: Batch) -> dict[str, Tensor]:

@@ -1,14 +1,15 @@
 """Starting from the weights of a trained model instead of random ones (`--init-from`)."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig
+from mars_dist.fetched import on_disk
 from mars_dist.model import TOKENIZER, Mars, load_tokenizer, read_config
 from mars_dist.serialize import first_difference, from_plain, to_plain
 from mars_dist.tokenizer import Tokenizer
@@ -26,34 +27,36 @@ SHAPE = (
 """The settings of an autoregressor that decide its weights; the others may be other ones in fine-tuning."""
 
 
-def require_same_tokenizer(folder: Path, config: TokenizerRunConfig) -> None:
+def require_same_tokenizer(folder: Address, config: TokenizerRunConfig) -> None:
     """Raises ValueError where the folder holds no tokenizer of the same shape as the one to be trained."""
     before = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
     require_same(folder, before.spectrogram, config.spectrogram, "spectrogram")
     require_same(folder, before.tokenizer, config.tokenizer, "tokenizer")
 
 
-def require_same_autoregressor(folder: Path, config: AutoregressorRunConfig, tokenizer: Path) -> None:
+def require_same_autoregressor(folder: Address, config: AutoregressorRunConfig, tokenizer: Address) -> None:
     """Raises ValueError where the folder holds no autoregressor of the same shape, for codes of the same shape."""
     before = from_plain(AutoregressorRunConfig, read_config(folder, "autoregressor")["run"])
     shape = {name: getattr(config.autoregressor, name) for name in SHAPE}
     require_same(folder, before.autoregressor, replace(before.autoregressor, **shape), "autoregressor")
-    its, used = (read_config(path, "tokenizer")["run"]["tokenizer"] for path in (folder / TOKENIZER, tokenizer))
+    its, used = (
+        read_config(path, "tokenizer")["run"]["tokenizer"] for path in (on_disk(folder) / TOKENIZER, tokenizer)
+    )
     require_same(folder, from_plain(TokenizerConfig, its), from_plain(TokenizerConfig, used), "tokenizer")
 
 
-def require_same(folder: Path, before: object, now: object, section: str) -> None:
+def require_same(folder: Address, before: object, now: object, section: str) -> None:
     difference = first_difference(to_plain(before), to_plain(now), section)
     if difference:
         raise ValueError(f"--init-from {folder}: its model has {difference}: use its settings, or leave it out")
 
 
-def start_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def start_tokenizer(tokenizer: Tokenizer, folder: Address) -> None:
     """Give a tokenizer the averaged weights of a folder's. Raises ValueError where these are damaged."""
     tokenizer.load_state_dict(load_tokenizer(folder)[0].state_dict())
 
 
-def start_autoregressor(autoregressor: Autoregressor, vocabulary: Vocabulary, folder: Path) -> None:
+def start_autoregressor(autoregressor: Autoregressor, vocabulary: Vocabulary, folder: Address) -> None:
     """Give an autoregressor the averaged weights of a folder's; instruments are matched by name, new ones are new.
 
     Raises ValueError where these are damaged.

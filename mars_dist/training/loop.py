@@ -1,6 +1,7 @@
 """The training loop, the same for all stages, one worker or many."""
 
 import math
+from collections import defaultdict
 from contextlib import closing
 from functools import partial
 from typing import Protocol
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mars_dist.config import OptimConfig, TrainConfig
 from mars_dist.errors import TrainingFailed
 from mars_dist.training import checkpoint, sharding
-from mars_dist.training.batches import Batch, Batches
+from mars_dist.training.batches import Batch, Batches, parts_of
 from mars_dist.training.checkpoint import Position
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage, learning_rate, make_optimizer
@@ -32,7 +33,7 @@ class Stage(Protocol):
     batches: Batches
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The weighted terms, whose sum is minimised."""
+        """The weighted terms, whose sum is minimised: means over the rows of a worker's batch, or of a part of it."""
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, float]:
         """What follows the optimizer's step; returns figures to log."""
@@ -62,7 +63,7 @@ def train(stage: Stage, run: Run) -> Position:
     Raises TrainingFailed, on every worker alike, on a bad loss and where no checkpoint can be read.
     """
     config = stage.train
-    model = sharding.shard(stage.model, config)
+    model = sharding.shard(stage.model, config, run.device)
     optimizer = make_optimizer(model, stage.optim)
     average = MovingAverage(model, stage.optim.ema)
     position = resume(stage, run, optimizer, average)
@@ -99,16 +100,30 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
     rate = learning_rate(step, stage.train.steps, stage.optim)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    terms = stage.losses(batch, step)
-    loss = torch.stack(list(terms.values())).sum()
-    loss.backward()
+    values = backward(stage, batch, step, run.world_size)
     norm = sharding.whole(nn.utils.clip_grad_norm_(stage.model.parameters(), stage.optim.clip)).item()
-    values = {name: term.item() for name, term in terms.items()}
     if not math.isfinite(norm):  # the norm is over all workers: all stop here, before the weights are touched
         raise TrainingFailed(f"{stage.name}: not finite at step {step}: {blame(stage, values, step, run)}")
     optimizer.step()
     optimizer.zero_grad()
-    return {"loss": loss.item()} | {f"loss/{name}": value for name, value in values.items()} | {"norm": norm}
+    return {"loss": sum(values.values())} | {f"loss/{name}": value for name, value in values.items()} | {"norm": norm}
+
+
+def backward(stage: Stage, batch: Batch, step: int, world_size: int) -> dict[str, float]:
+    """Gradients of the loss over the global batch, whatever share of it this worker has, part after part.
+
+    Returns the terms of the loss: their means over the workers are those over the global batch.
+    """
+    parts = parts_of(batch, stage.train.accumulate)
+    values: dict[str, float] = defaultdict(float)
+    for i, part in enumerate(parts, start=1):
+        sharding.exchange_gradients(stage.model, i == len(parts))
+        weight = len(part["place"]) * world_size / stage.train.batch_size
+        terms = {name: weight * term for name, term in stage.losses(part, step).items()}
+        torch.stack(list(terms.values())).sum().backward()
+        for name, term in terms.items():
+            values[name] += term.item()
+    return values
 
 
 def blame(stage: Stage, values: dict[str, float], step: int, run: Run) -> str:
@@ -151,7 +166,7 @@ def resume(stage: Stage, run: Run, optimizer: torch.optim.Optimizer, average: Mo
             run.say(f"{stage.name}: checkpoint {name} is damaged ({damage}): the one before is taken")
             run.distrust(name)
     else:
-        raise TrainingFailed(f"{stage.name}: no checkpoint in {run.folder} is whole: delete it and start anew")
+        raise TrainingFailed(f"{stage.name}: no checkpoint in {run.name} is whole: delete it and start anew")
     stage.recall(memory)
     if position.seed != stage.train.seed:
         raise ValueError(f"train.seed: {stage.train.seed} differs from the checkpoint's {position.seed}: keep it")

@@ -1,12 +1,18 @@
 """What is to be trained, on what, into which folder: small enough to send to a worker, checked before any starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from mars_dist.addresses import Address, address
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
+from mars_dist.errors import TrainingFailed
+from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
-from mars_dist.serialize import first_difference, from_plain, read_json, to_plain, write_json
+from mars_dist.progress import Say
+from mars_dist.serialize import as_json, first_difference, from_plain, parse_json, to_plain
+from mars_dist.storage import Folder
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
 from mars_dist.training.checkpoint import Position
@@ -34,10 +40,11 @@ class Plan:
 
     config: RunConfig
     data: str
-    folder: Path
-    tokenizer: str | None = None
+    folder: Address
+    """Where the run and its model are kept, on a disk that all workers share or in S3."""
+    tokenizer: Address | None = None
     """The folder of a tokenizer, whose codes an autoregressor is trained on."""
-    init_from: str | None = None
+    init_from: Address | None = None
     """The folder of a trained model of the same kind, whose weights are the first ones: fine-tuning."""
 
     def check(self, workers: int) -> None:
@@ -52,23 +59,23 @@ class Plan:
             case TokenizerRunConfig():
                 require_pictures_fit(self.config, self.data, workers)
                 if self.init_from:
-                    require_same_tokenizer(Path(self.init_from), self.config)
+                    require_same_tokenizer(self.init_from, self.config)
             case AutoregressorRunConfig():
                 require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
                 if self.init_from:
-                    require_same_autoregressor(Path(self.init_from), self.config, self.tokenizer_folder)
+                    require_same_autoregressor(self.init_from, self.config, self.tokenizer_folder)
             case ClassifierRunConfig():
                 require_pictures_fit(self.config, self.data, workers)
-        self.require_same_run()
+        if (before := self.noted(PLAN)) and (difference := first_difference(before.to_plain(), self.to_plain())):
+            raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
 
     def stage(self, run: Run) -> Stage:
         """What the loop trains; made by every worker."""
-        init_from = Path(self.init_from) if self.init_from else None
         match self.config:
             case TokenizerRunConfig():
-                return TokenizerStage(self.config, self.data, run, init_from)
+                return TokenizerStage(self.config, self.data, run, self.init_from)
             case AutoregressorRunConfig():
-                return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run, init_from)
+                return AutoregressorStage(self.config, self.tokenizer_folder, self.data, run, self.init_from)
             case ClassifierRunConfig():
                 return ClassifierStage(self.config, self.data, run)
 
@@ -78,42 +85,71 @@ class Plan:
         return train(self.stage(run), run)
 
     @property
-    def tokenizer_folder(self) -> Path:
+    def tokenizer_folder(self) -> Address:
         assert self.tokenizer is not None
-        return Path(self.tokenizer)
+        return self.tokenizer
+
+    @property
+    def training(self) -> Folder:
+        """Where checkpoints and notes of the run are kept."""
+        return Folder.open(self.folder).sub(CHECKPOINTS)
 
     @property
     def finished(self) -> bool:
         """Whether this very run came to its end."""
-        marker = self.folder / CHECKPOINTS / FINISHED
-        return marker.exists() and Plan.from_plain(read_json(marker)) == self
+        done = self.noted(FINISHED)
+        return done is not None and done.to_plain() == self.to_plain()
 
     def mark_finished(self) -> None:
-        write_json(self.folder / CHECKPOINTS / FINISHED, self.to_plain())
+        """Raises TrainingFailed where the folder cannot be written."""
+        with self.faults_told():
+            self.note(FINISHED)
 
-    def require_same_run(self) -> None:
-        """Note the run's settings in its folder. Raises ValueError where it was begun with others."""
-        path, plain = self.folder / CHECKPOINTS / PLAN, self.to_plain()
+    @contextmanager
+    def held(self, say: Say) -> Iterator[None]:
+        """Be the only run that writes to the folder, and note the settings there.
+
+        Raises ValueError where another one does or the folder cannot be written, TrainingFailed where it later cannot.
+        """
+        self.training.require_writable()
+        with self.faults_told(), sole_writer(self.training, say):
+            self.training.clear_unfinished()
+            self.note(PLAN)
+            yield
+
+    @contextmanager
+    def faults_told(self) -> Iterator[None]:
+        """Raises TrainingFailed where a disk or a store refuses."""
         try:
-            if not path.exists():
-                write_json(path, plain)
+            yield
         except OSError as error:
-            raise ValueError(f"{self.folder}: cannot be written ({error.strerror}): choose another --out") from None
-        difference = first_difference(Plan.from_plain(read_json(path)).to_plain(), plain)
-        if difference:
-            raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
+            told = f"{self.folder}: {error}: what was saved is kept, and the same command goes on from there"
+            raise TrainingFailed(told) from error
+
+    def noted(self, file: str) -> "Plan | None":
+        """The plan that a file of the run holds. Raises ValueError where it is damaged or cannot be read."""
+        try:
+            if file not in self.training.list():
+                return None
+            return Plan.from_plain(parse_json(self.training.read(file), self.training.at(file)))
+        except OSError as error:
+            raise ValueError(f"{self.folder}: cannot be read ({error}): choose another --out") from error
+
+    def note(self, file: str) -> None:
+        """Raises OSError."""
+        self.training.write(file, as_json(self.to_plain()))
 
     def to_plain(self) -> dict[str, Any]:
         return {
             "config": to_plain(self.config),
             "data": self.data,
             "folder": str(self.folder),
-            "tokenizer": self.tokenizer,
-            "init_from": self.init_from,
+            "tokenizer": str(self.tokenizer) if self.tokenizer else None,
+            "init_from": str(self.init_from) if self.init_from else None,
         }
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Plan":
         kind = next(kind for name, kind in KINDS.items() if name in plain["config"])
-        config = from_plain(kind, plain["config"])
-        return cls(config, plain["data"], Path(plain["folder"]), plain["tokenizer"], plain.get("init_from"))
+        folders = (address(plain[name]) if plain.get(name) else None for name in ("tokenizer", "init_from"))
+        return cls(from_plain(kind, plain["config"]), plain["data"], address(plain["folder"]), *folders)

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 
-CHECKPOINTS = "training"
+CHECKPOINTS, STEP = "training", "step_"
+"""The folder in a run's that checkpoints lie in, and how their names begin."""
 KEEP = 2
 
 
@@ -40,7 +41,10 @@ class Run(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    name: str
+    """The run's folder as the user calls it."""
     folder: Path
+    """Where this worker writes: the run's folder, or a scratch one whose files are sent there."""
 
     def say(self, line: str) -> None:
         """Show a line to the user (rank 0 only)."""
@@ -57,6 +61,9 @@ class Run(Protocol):
     def distrust(self, name: str) -> None:
         """A checkpoint is damaged: what is saved from now on must not be mixed up with it."""
 
+    def publish(self) -> None:
+        """Send what this worker has written to the run's folder; a checkpoint does so by itself."""
+
 
 def backend(on_gpu: bool) -> str:
     """Of the process group. On GPUs one for tensors on the CPU too: figures to log are summed there."""
@@ -72,7 +79,7 @@ class LocalRun:
         if not dist.is_initialized():
             dist.init_process_group(backend(self.device.type == "cuda"), store=dist.HashStore(), rank=0, world_size=1)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.folder = folder
+        self.name, self.folder = str(folder), folder
 
     def say(self, line: str) -> None:
         if self.rank == 0:
@@ -82,11 +89,11 @@ class LocalRun:
         return Wish.STOP if self.stop.is_set() else Wish.GO_ON
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
-        half_written = self.folder / CHECKPOINTS / f".step_{step:08d}"
+        half_written = self.folder / CHECKPOINTS / f".{STEP}{step:08d}"
         write(half_written)
         dist.barrier()
         if self.rank == 0:
-            half_written.replace(self.folder / CHECKPOINTS / f"step_{step:08d}")
+            half_written.replace(self.folder / CHECKPOINTS / f"{STEP}{step:08d}")
             for old in self.saved()[KEEP:]:
                 shutil.rmtree(old)
         dist.barrier()
@@ -100,6 +107,9 @@ class LocalRun:
             folder.rename(folder.with_name(f"damaged_{name}"))
         dist.barrier()
 
+    def publish(self) -> None:
+        """It is there already."""
+
     def saved(self) -> list[Path]:
         """The newest first."""
-        return sorted((self.folder / CHECKPOINTS).glob("step_*"), reverse=True)
+        return sorted((self.folder / CHECKPOINTS).glob(f"{STEP}*"), reverse=True)

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._composable import checkpoint
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mars_dist.autoregressor import Autoregressor, ConditionedBlock
@@ -23,6 +23,8 @@ from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
 
 T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
+META = torch.device("meta")
 BLOCKS = (Block, ConditionedBlock)
 LARGE = 1_000_000
 """Parameters from which a block is gathered on its own: a smaller one saves less memory than the call costs time."""
@@ -30,16 +32,26 @@ LOW_PRECISION = (Encoder, Decoder, Autoregressor, Classifier)
 FLOAT32 = (MultiScaleQuantizer, Tokenizer)
 
 
-def shard(model: nn.Module, config: TrainConfig) -> nn.Module:
+def on_rank_0(build: Callable[[], Network]) -> Network:
+    """The model with its first weights on rank 0, without memory elsewhere: `shard` hands them out."""
+    if dist.get_rank() == 0:
+        return build()
+    with META:
+        return build().to(META)
+
+
+def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
     """Shard parameters, gradients and optimizer state over all workers, or over those of each replica, in place.
 
     bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer in float32.
+    No worker but rank 0 ever has the whole model, and no GPU more of it than a block.
     """
+    first_weights = model.state_dict() if dist.get_rank() == 0 else {}
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = low if config.precision == "bf16" else MixedPrecisionPolicy()
-    device = next(model.parameters()).device.type
     shape = (config.replicas, dist.get_world_size() // config.replicas)
-    mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard")) if config.replicas > 1 else None
+    whole_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+    mesh = whole_mesh if config.replicas > 1 else whole_mesh["shard"]
     for module in reversed(list(model.modules())):  # the inner ones first
         if config.recompute and isinstance(module, BLOCKS):
             checkpoint(module)
@@ -48,6 +60,12 @@ def shard(model: nn.Module, config: TrainConfig) -> nn.Module:
             fully_shard(module, mesh=mesh, mp_policy=policy)
         elif isinstance(module, FLOAT32):
             fully_shard(module, mesh=mesh)
+    if dist.get_rank() > 0:
+        model.to_empty(device=device)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, first_weights, options=options)
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
     return model
 
 
@@ -79,10 +97,22 @@ def write_rows(parameter: Tensor, rows_R: Tensor, values: Tensor | float) -> Non
 
 
 def gather(x_B: Tensor) -> Tensor:
-    """The rows of all workers, in the order of the global batch."""
-    parts = [torch.empty_like(x_B) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x_B.contiguous())
-    return torch.cat(parts)
+    """The rows of all workers, in the order of the global batch; some may have more of them than others."""
+    counts = gather_objects(len(x_B))
+    padded_B = torch.cat([x_B, x_B.new_zeros(max(counts) - len(x_B), *x_B.shape[1:])])
+    parts = [torch.empty_like(padded_B) for _ in counts]
+    dist.all_gather(parts, padded_B)
+    return torch.cat([part_B[:count] for part_B, count in zip(parts, counts, strict=True)])
+
+
+def num_workers() -> int:
+    return dist.get_world_size()
+
+
+def exchange_gradients(model: nn.Module, wanted: bool) -> None:
+    """Whether the next backward pass adds up gradients over the workers, or keeps them for one that does."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(wanted)
 
 
 def mean_over_workers(values: dict[str, float]) -> dict[str, float]:
@@ -115,10 +145,6 @@ def gather_objects(value: T) -> list[T]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
-
-
-def num_workers() -> int:
-    return dist.get_world_size()
 
 
 def average_gradients(model: nn.Module) -> None:

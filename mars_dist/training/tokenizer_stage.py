@@ -6,13 +6,13 @@ all branches, N codebooks, R rows of all codebooks, M residuals.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex
 from mars_dist.config import FEWEST_SCALES, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.dataset import Columns, Rows, require_same
@@ -23,7 +23,7 @@ from mars_dist.model import save_tokenizer
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, share_of
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows
 from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -36,21 +36,23 @@ class TokenizerStage:
 
     name = "tokenizer"
 
-    def __init__(self, config: TokenizerRunConfig, data: str, run: Run, init_from: Path | None = None) -> None:
+    def __init__(self, config: TokenizerRunConfig, data: str, run: Run, init_from: Address | None = None) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, data, run.world_size)
         loader = (["picture"], prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
         self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
         torch.manual_seed(self.train.seed)
         self.settings = config.codebook
-        self.model = Tokenizer(config.tokenizer, config.spectrogram, config.codebook).to(run.device)
+        self.model = sharding.on_rank_0(lambda: Tokenizer(config.tokenizer, config.spectrogram, config.codebook))
         if init_from:
-            start_tokenizer(self.model, init_from)
+            if run.rank == 0:
+                start_tokenizer(self.model, init_from)
             self.settings = replace(self.settings, start_step=0)  # its codebook was born long ago
+        torch.manual_seed(self.train.seed + 1)  # rank 0 alone has drawn a tokenizer's weights before
         self.adversary = (
             Adversary(config.adversary, config.train.precision, run.device) if config.adversary.weight else None
         )
-        self.residuals_BLc = torch.empty(0)
+        self.residuals: list[Tensor] = []
         self.hits_KW = self.no_hits()
         self.born, self.num_restarted = False, 0
 
@@ -59,7 +61,7 @@ class TokenizerStage:
         x_BCHW = batch["picture"].to(self.run.device)
         self.born = step >= self.settings.start_step
         y_BCHW, _, quantized = self.model(x_BCHW, not self.born, self.num_scales(batch["place"], step))
-        self.residuals_BLc = quantized.residuals_BLc
+        self.residuals.append(quantized.residuals_BLc)
         self.hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)
         y_B1FN, x_B1FN = (demultiplex(picture, self.config.spectrogram.cmx) for picture in (y_BCHW.float(), x_BCHW))
         terms = reconstruction_loss(y_B1FN, x_B1FN, self.config.loss, self.config.spectrogram)
@@ -86,8 +88,11 @@ class TokenizerStage:
             hits_NV = self.hits_by_codebook()
             dead_NV = hits_NV < self.settings.dead_share * hits_NV.mean(1, keepdim=True)
             self.num_restarted += self.restart(dead_NV, step, optimizer, average)
+        self.residuals.clear()
         figures = {"restarts": float(self.num_restarted)}
-        return figures | (self.adversary.learn(optimizer.param_groups[0]["lr"]) if self.adversary else {})
+        if self.adversary:
+            figures |= self.adversary.learn(optimizer.param_groups[0]["lr"], self.train.batch_size)
+        return figures
 
     def hits_by_codebook(self) -> Tensor:
         """(N, V): how often the codes of each codebook were looked up since the last restart, by all workers."""
@@ -101,7 +106,7 @@ class TokenizerStage:
 
         Returns how many: of the dead ones no more than were vectors looked up.
         """
-        residuals_BLc = sharding.gather(self.residuals_BLc)
+        residuals_BLc = sharding.gather(torch.cat(self.residuals))
         generator = torch.Generator().manual_seed((self.train.seed * 1_000_003 + step) % 2**32)
         rows, values = [], []
         for book, dead_V in enumerate(dead_NV):
@@ -171,7 +176,7 @@ class TokenizerStage:
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound a few held-out notes with and without the tokenizer."""
-        save_tokenizer(Path(self.run.folder), weights, self.config, {"step": step} | figures)
+        save_tokenizer(self.run.folder, weights, self.config, {"step": step} | figures)
         plain = Tokenizer(self.config.tokenizer, self.config.spectrogram)
         plain.load_state_dict(weights)
         x_BCHW, spectrogram = self.held_out.evenly(SHOWN, 0, 1)["picture"], self.config.spectrogram
@@ -185,7 +190,7 @@ class TokenizerStage:
 
 def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str, workers: int) -> tuple[Rows, Rows]:
     """The rows to train on and to validate with. Raises ValueError where data, settings and workers do not fit."""
-    share_of(config.train.batch_size, workers)
+    require_rows(config.train, workers)
     rows = Rows(data, "train")
     if rows.info.kind != "pictures":
         raise ValueError(f"{data}: holds {rows.info.kind}, not pictures: give the --out of mars preprocess")

@@ -27,7 +27,9 @@ def watchdog(run: Run) -> Iterator[Callable[[], None]]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("w") as file:
                     faulthandler.dump_traceback(file)
-                run.say(f"no step has ended for {HANGS_AFTER:.0f} s: each worker's stacks are in {path.parent}")
+                run.publish()
+                told = f"each worker's stacks are in {CHECKPOINTS}/ of {run.name}"
+                run.say(f"no step has ended for {HANGS_AFTER:.0f} s: {told}")
                 heard.wait()  # told once
             heard.clear()
 

@@ -7,26 +7,47 @@ import pytest
 import ray
 
 from mars_dist.distributed import console as consoles
-from mars_dist.distributed.console import console, stop_wanted, writer
+from mars_dist.distributed.console import ALIKE, Line, console
 from mars_dist.distributed.train import there_is
 
 
 @ray.remote(num_cpus=0)
-def speaks_then_waits_to_be_stopped() -> bool:
-    write, stop = writer(), stop_wanted()
-    write("started")
-    return stop.wait(20)
+def speaks_then_waits_to_be_stopped(name: str) -> bool:
+    line = Line(name)
+    line.say("started")
+    return line.stop_wanted().wait(20)
 
 
 def test_lines_come_here_and_the_wish_to_stop_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is told, with what is asked for and what is there."""
     monkeypatch.setattr(consoles, "SILENCE", 1.5)
     said, stop = list[str](), Event()
-    with console(said.append, stop, lambda: there_is(9, "CPU")):
-        stopped = speaks_then_waits_to_be_stopped.remote()
+    with console(said.append, stop, lambda: there_is(9, "CPU")) as name:
+        stopped = speaks_then_waits_to_be_stopped.remote(name)
         while len(said) < 2:
             sleep(0.05)
         stop.set()
         assert ray.get(stopped)
     quiet = "nothing was heard for 2 s: 9 workers want a CPU each; 1 nodes have 4 CPUs, 4 of them free"
     assert "started" in said and quiet in said
+
+
+def test_an_error_that_comes_again_with_nothing_saved_is_given_up() -> None:
+    """Of two trainings at once each has its own."""
+    quiet = (lambda line: None, Event(), lambda: "")
+    with console(*quiet) as name, console(*quiet) as another:
+        line = Line(name)
+        for i in range(ALIKE):
+            assert line.repeated_failure() is None
+            line.note_failure(1, MemoryError("no memory\nleft"), num_saved=0)
+            line.note_failure(0, OSError(f"connection closed by peer :{i}"), num_saved=0)
+        assert line.repeated_failure() == "no memory left"
+        assert Line(another).repeated_failure() is None
+
+
+def test_what_saved_something_in_between_is_tried_for_ever() -> None:
+    with console(lambda line: None, Event(), lambda: "") as name:
+        line = Line(name)
+        for num_saved in (0, 0, 1, 0, 3, 0):
+            line.note_failure(0, OSError("a store that is away"), num_saved)
+            assert line.repeated_failure() is None

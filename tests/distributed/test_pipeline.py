@@ -315,9 +315,10 @@ def test_a_command_that_is_finished_says_so_and_does_nothing(journey: Journey, n
 def test_workers_that_do_not_fit_are_one_line(journey: Journey, tmp_path: Path) -> None:
     train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", "--out", tmp_path / "run", "--workers")
     assert mars(*train, 9) == (2, ["mars: --workers: 9 workers need 9 CPUs, there are 4: choose at most 4"])
-    code, lines = mars(*train, 3)
+    code, lines = mars(*train, 4, "--train.batch-size", 3)
     assert code == 2 and len(lines) == 1
-    assert lines[0].startswith("mars: train.batch_size: 4 is not a multiple of the 3 workers: choose 3, or")
+    assert lines[0].startswith("mars: train.batch_size: 3 rows are too few for 4 workers with train.accumulate = 1")
+    assert mars(*train, 2, "--min-workers", 3) == (2, ["mars: --min-workers: 3 must lie between 1 and --workers = 2"])
     assert not (tmp_path / "run").exists()
 
 

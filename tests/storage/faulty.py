@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 Fault = Literal["500", "503", "silence", "cut upload", "cut download", "lost answer"]
 SILENCE_SECONDS = 3.0
+OUR_OWN = {"expect", "transfer-encoding"}
+"""Headers that a proxy answers itself."""
 
 
 class FaultyProxy:
@@ -49,7 +51,9 @@ class FaultyProxy:
         if fault == "cut upload":
             request.rfile.read(length // 2)
             return self.hang_up(request)
-        body = request.rfile.read(length)
+        body = (
+            chunks(request) if "chunked" in request.headers.get("Transfer-Encoding", "") else request.rfile.read(length)
+        )
         if fault == "silence":
             sleep(SILENCE_SECONDS)
             return self.hang_up(request)
@@ -66,7 +70,7 @@ class FaultyProxy:
 
     def forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self.target)
-        headers = {name: value for name, value in request.headers.items() if name.lower() != "expect"}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in OUR_OWN}
         connection.request(request.command, request.path, body, headers)
         answer = connection.getresponse()
         found = {name: value for name, value in answer.getheaders() if name.lower() != "transfer-encoding"}
@@ -81,6 +85,17 @@ class FaultyProxy:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def chunks(request: BaseHTTPRequestHandler) -> bytes:
+    """A body whose length was not told in advance."""
+    body = b""
+    while size := int(request.rfile.readline(), 16):
+        body += request.rfile.read(size)
+        request.rfile.readline()
+    while request.rfile.readline().strip():  # what follows the last one
+        pass
+    return body
 
 
 def reply(

@@ -61,7 +61,7 @@ def autoregressor_with_options(
     options = {"positions": "rotary", "modulation": "own", "scale_weight": 0.5, "condition_on_qualities": True}
     config = replace(config, autoregressor=replace(config.autoregressor, **options))
     folder = tmp_path_factory.mktemp("options") / "autoregressor"
-    plan = Plan(config, encode_here(tokenizer_with_options), folder, str(tokenizer_with_options.folder))
+    plan = Plan(config, encode_here(tokenizer_with_options), folder, tokenizer_with_options.folder)
     train_here(plan)
     return plan
 

@@ -41,14 +41,14 @@ def test_it_learns_to_tell_blurred_pictures(adversary: Adversary) -> None:
         x_B1FN = torch.randn(4, 1, 64, 32, generator=torch.Generator().manual_seed(step))
         y_B1FN = torch.nn.functional.avg_pool2d(x_B1FN, 3, stride=1, padding=1).requires_grad_()
         adversary.terms(y_B1FN, x_B1FN, y_B1FN.square().mean())
-        figures = adversary.learn(2e-3)
+        figures = adversary.learn(2e-3, 4)
     assert figures["adversary/told_apart"] > 0.95
     assert figures["adversary/loss"] < 0.5
 
 
 def test_nothing_is_learnt_before_it_takes_part(adversary: Adversary) -> None:
     before = {name: tensor.clone() for name, tensor in adversary.memory().items()}
-    assert adversary.learn(1e-3) == {}
+    assert adversary.learn(1e-3, 4) == {}
     assert all(torch.equal(tensor, before[name]) for name, tensor in adversary.memory().items())
 
 
@@ -59,7 +59,7 @@ def test_its_memory_is_all_there_is(adversary: Adversary) -> None:
 
     def step(one: Adversary) -> None:
         one.terms(y_B1FN, x_B1FN, y_B1FN.square().mean())
-        one.learn(1e-2)
+        one.learn(1e-2, 2)
 
     step(adversary)
     for name, tensor in other.memory().items():

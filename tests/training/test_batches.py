@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars_dist.config import SpectrogramConfig
+from mars_dist.config import SpectrogramConfig, TrainConfig
 from mars_dist.dataset import Columns, DatasetInfo, Rows, Shard, write_shard
 from mars_dist.storage import Folder
-from mars_dist.training.batches import PREFETCH, Batch, Batches, keyed_uniform, share_of
+from mars_dist.training.batches import PREFETCH, Batch, Batches, keyed_uniform, require_rows
 
 NUM_ROWS = 330
 
@@ -119,12 +119,20 @@ def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) 
     assert torch.cat(slices).tolist() == [0, 47, 94, 141, 188, 235, 282, 329]
 
 
-def test_workers_that_do_not_divide_the_batch_are_refused() -> None:
-    assert share_of(16, 4) == 4
-    with pytest.raises(ValueError, match=r"train\.batch_size: 16 is not a multiple of the 3 workers: choose 15, or"):
-        share_of(16, 3)
-    with pytest.raises(ValueError, match="2 is not a multiple of the 3 workers: choose 3, or another --workers"):
-        share_of(2, 3)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_workers_share_the_batch_whether_they_divide_it_or_not(rows: Rows, world_size: int) -> None:
+    slices = [batches_of(rows).load(3, rank, world_size)["place"] for rank in range(world_size)]
+    places = torch.cat(slices).tolist()
+    assert places == list(range(len(places))) and len(places) == batches_of(rows).batch_size
+    lengths = [len(places_B) for places_B in slices]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_batch_with_too_few_rows_is_refused() -> None:
+    require_rows(TrainConfig(batch_size=6, accumulate=2), 3)
+    told = r"size: 5 rows are too few for 3 workers with train\.accumulate = 2: choose at least 6, or fewer --workers"
+    with pytest.raises(ValueError, match=told):
+        require_rows(TrainConfig(batch_size=5, accumulate=2), 3)
 
 
 def test_noise_depends_on_seed_step_and_place_alone() -> None:

@@ -31,7 +31,7 @@ def changed(plan: Plan, part: str, **settings: Any) -> Plan:
 
 
 def test_a_stage_starts_with_the_folders_weights(trained: Plan, tmp_path: Path) -> None:
-    stage = replace(trained, folder=tmp_path, init_from=str(trained.folder)).stage(LocalRun(tmp_path))
+    stage = replace(trained, folder=tmp_path, init_from=trained.folder).stage(LocalRun(tmp_path))
     weights = load_file(trained.folder / "model.safetensors")
     assert stage.model.state_dict().keys() == weights.keys()
     for name, tensor in stage.model.state_dict().items():
@@ -40,7 +40,7 @@ def test_a_stage_starts_with_the_folders_weights(trained: Plan, tmp_path: Path) 
 
 def test_fine_tuning_goes_on_from_where_the_model_stood(trained: Plan, train_here: Train, tmp_path: Path) -> None:
     """With next to no learning rate the first validation is the trained model's last."""
-    plan = changed(replace(trained, folder=tmp_path, init_from=str(trained.folder)), "optim", lr=1e-12)
+    plan = changed(replace(trained, folder=tmp_path, init_from=trained.folder), "optim", lr=1e-12)
     train_here(changed(plan, "train", steps=6, validate_every=6))
     [again] = read_metrics(plan.folder, "valid")
     best = "mse" if trained.tokenizer is None else "cross_entropy"
@@ -50,9 +50,7 @@ def test_fine_tuning_goes_on_from_where_the_model_stood(trained: Plan, train_her
 
 def test_a_born_codebook_is_not_born_again(trained_tokenizer: Plan, train_here: Train, tmp_path: Path) -> None:
     """Although the steps pass start_step."""
-    plan = changed(
-        replace(trained_tokenizer, folder=tmp_path, init_from=str(trained_tokenizer.folder)), "optim", lr=1e-12
-    )
+    plan = changed(replace(trained_tokenizer, folder=tmp_path, init_from=trained_tokenizer.folder), "optim", lr=1e-12)
     train_here(changed(changed(plan, "codebook", restart_every=0), "train", steps=6))
     name = "quantizer.codebook_Rc"
     before = load_file(trained_tokenizer.folder / "model.safetensors")[name]
@@ -88,12 +86,12 @@ def test_codes_of_another_shape_are_refused(trained_autoregressor: Plan, tokeniz
 
 
 def test_what_is_no_shape_may_change(trained_autoregressor: Plan, tmp_path: Path) -> None:
-    plan = replace(trained_autoregressor, folder=tmp_path, init_from=str(trained_autoregressor.folder))
+    plan = replace(trained_autoregressor, folder=tmp_path, init_from=trained_autoregressor.folder)
     changed(plan, "autoregressor", drop_path=0.5, corrupt_codes=0.0, drop_each_condition=0.3).check(1)
 
 
 def test_another_shape_is_refused(trained: Plan, tmp_path: Path) -> None:
-    plan = replace(trained, folder=tmp_path, init_from=str(trained.folder))
+    plan = replace(trained, folder=tmp_path, init_from=trained.folder)
     plan.check(1)
     part = "tokenizer" if isinstance(trained.config, TokenizerRunConfig) else "autoregressor"
     with pytest.raises(ValueError, match=rf"--init-from {trained.folder}: its model has {part}.depth = \d, not 3"):
@@ -101,7 +99,7 @@ def test_another_shape_is_refused(trained: Plan, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_other_kind_is_refused(trained_tokenizer: Plan, trained_autoregressor: Plan) -> None:
-    plan = replace(trained_tokenizer, init_from=str(trained_autoregressor.folder))
+    plan = replace(trained_tokenizer, init_from=trained_autoregressor.folder)
     with pytest.raises(ValueError, match="holds a model of kind 'autoregressor', wanted is 'tokenizer'"):
         plan.check(1)
 

@@ -14,6 +14,9 @@ import torch
 
 from mars_dist.model import Mars, load_tokenizer
 from mars_dist.training.plan import KINDS, Plan
+from mars_dist.training.run import LocalRun
+
+from .worker import first_gradients
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STAGES = ("trained_tokenizer", "trained_autoregressor")
@@ -53,10 +56,38 @@ def test_golden_losses(one: Plan, losses: Losses) -> None:
 
 @pytest.mark.parametrize("any_one", [*STAGES, *WITH_OPTIONS, CLASSIFIER], indirect=True)
 def test_gradients_of_two_workers_are_those_of_one(any_one: Plan, run_workers: RunWorkers, tmp_path: Path) -> None:
-    for world_size in (1, 2):
-        path = tmp_path / f"{world_size}.pt"
-        run_workers(replace(any_one, folder=tmp_path / "run"), world_size, "--gradients", str(path))
-    require_near(torch.load(tmp_path / "2.pt"), torch.load(tmp_path / "1.pt"))
+    plan = replace(any_one, folder=tmp_path / "run")
+    run_workers(plan, 2, "--gradients", str(tmp_path / "2.pt"))
+    require_near(torch.load(tmp_path / "2.pt"), gradients_here(plan))
+
+
+def gradients_here(plan: Plan) -> dict[str, torch.Tensor]:
+    """On one thread, as the workers do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gradients = first_gradients(plan, LocalRun(Path(plan.folder)))
+    torch.set_num_threads(threads)
+    return gradients
+
+
+def test_gradients_of_workers_with_unequal_shares_are_those_of_one(
+    tokenizer_with_options: Plan, run_workers: RunWorkers, tmp_path: Path
+) -> None:
+    """Four rows for three of them."""
+    plan = replace(tokenizer_with_options, folder=tmp_path / "run")
+    run_workers(plan, 3, "--gradients", str(tmp_path / "3.pt"))
+    require_near(torch.load(tmp_path / "3.pt"), gradients_here(plan))
+
+
+@pytest.mark.parametrize("any_one", [*STAGES, "autoregressor_with_options", CLASSIFIER], indirect=True)
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulated_gradients_train_the_same_model(
+    any_one: Plan, parts: int, train_here: Callable[[Plan], None], losses: Losses, tmp_path: Path
+) -> None:
+    train = replace(any_one.config.train, accumulate=parts)
+    plan = replace(any_one, config=replace(any_one.config, train=train), folder=tmp_path)
+    train_here(plan)
+    np.testing.assert_allclose(losses(plan), losses(any_one), rtol=1e-3)
 
 
 def require_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -70,14 +101,9 @@ def require_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 @pytest.mark.parametrize("any_one", WITH_OPTIONS, indirect=True)
 def test_two_workers_train_like_one_even_when_killed_half_way(
-    any_one: Plan,
-    run_workers: RunWorkers,
-    train_here: Callable[[Plan], None],
-    losses: Losses,
-    final_state: State,
-    tmp_path: Path,
+    any_one: Plan, run_workers: RunWorkers, losses: Losses, final_state: State, tmp_path: Path
 ) -> None:
-    """Undisturbed, killed and resumed at two workers, killed at two and resumed at one."""
+    """Undisturbed, killed and resumed at two workers, killed at two and resumed at four."""
     undisturbed, killed, moved = (
         replace(any_one, folder=tmp_path / name) for name in ("undisturbed", "killed", "moved")
     )
@@ -91,8 +117,19 @@ def test_two_workers_train_like_one_even_when_killed_half_way(
     assert losses(killed) == losses(undisturbed)
     require_same(final_state(killed), final_state(undisturbed))
 
-    train_here(moved)
+    assert run_workers(moved, 4) == [0] * 4
     np.testing.assert_allclose(losses(moved), losses(any_one), rtol=1e-3)
+
+
+def test_any_number_of_workers_goes_on_from_the_same_weights(
+    tokenizer_with_options: Plan, run_workers: RunWorkers, tmp_path: Path
+) -> None:
+    """From what one worker has saved, bit for bit."""
+    for world_size in (1, 2, 4):
+        run_workers(tokenizer_with_options, world_size, "--resumed", str(tmp_path / f"{world_size}.pt"))
+    loaded = [torch.load(tmp_path / f"{world_size}.pt") for world_size in (1, 2, 4)]
+    for other in loaded[1:]:
+        require_same(other, loaded[0])
 
 
 @pytest.mark.parametrize("any_one", STAGES, indirect=True)
@@ -104,9 +141,9 @@ def test_replicas_and_recomputed_activations_train_the_same_model(
     plan = replace(any_one, config=replace(any_one.config, train=train), folder=tmp_path / "run")
     assert run_workers(plan, 2) == [0, 0]
     np.testing.assert_allclose(losses(plan), losses(any_one), rtol=1e-3)
-    for world_size, of in ((1, any_one), (2, plan)):
-        run_workers(replace(of, folder=tmp_path / "run"), world_size, "--gradients", str(tmp_path / f"{world_size}.pt"))
-    require_near(torch.load(tmp_path / "2.pt"), torch.load(tmp_path / "1.pt"))
+    again = replace(plan, folder=tmp_path / "again")
+    run_workers(again, 2, "--gradients", str(tmp_path / "2.pt"))
+    require_near(torch.load(tmp_path / "2.pt"), gradients_here(replace(any_one, folder=tmp_path / "here")))
 
 
 def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
 
+from mars_dist.errors import TrainingFailed
 from mars_dist.training.plan import Plan
 
 
@@ -23,11 +25,30 @@ def test_a_plan_survives_the_way_to_a_worker(plan: Plan, autoregressor_plan: Pla
         assert Plan.from_plain(one.to_plain()) == one
 
 
+def begin(plan: Plan, workers: int = 1) -> None:
+    plan.check(workers)
+    with plan.held(lambda line: None):
+        pass
+
+
 def test_the_same_run_may_begin_again(plan: Plan) -> None:
-    for _ in range(2):
-        plan.check(workers=1)
-    plan.check(workers=2)
+    for workers in (1, 1, 2):
+        begin(plan, workers)
     assert not plan.finished
+
+
+def test_two_runs_at_once_are_refused(plan: Plan) -> None:
+    with (
+        plan.held(lambda line: None),
+        pytest.raises(ValueError, match=r"training: another run writes here \(process \d+ on "),
+    ):
+        begin(plan)
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_saved(plan: Plan) -> None:
+    told = r"run: \[Errno 28\] No space left.*: what was saved is kept, and the same command"
+    with pytest.raises(TrainingFailed, match=told), plan.held(lambda line: None):
+        raise OSError(ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +60,7 @@ def test_the_same_run_may_begin_again(plan: Plan) -> None:
     ],
 )  # fmt: skip
 def test_another_run_in_its_folder_is_refused(plan: Plan, change: Callable[[Plan], Plan], difference: str) -> None:
-    plan.check(workers=1)
+    begin(plan)
     with pytest.raises(ValueError, match=rf"run: holds a run with {difference}: use its settings, or choose another"):
         change(plan).check(workers=1)
 
@@ -50,17 +71,16 @@ def test_finished_means_this_very_run(plan: Plan) -> None:
     assert not with_optim(plan, lr=0.5).finished
 
 
-def test_workers_must_divide_the_batch(
-    plan: Plan, autoregressor_plan: Plan, classifier_plan: Plan, tmp_path: Path
-) -> None:
+def test_each_worker_needs_a_row(plan: Plan, autoregressor_plan: Plan, classifier_plan: Plan, tmp_path: Path) -> None:
     others = (replace(other, folder=tmp_path / "other") for other in (autoregressor_plan, classifier_plan))
     for one in (plan, *others):
-        with pytest.raises(ValueError, match=r"train\.batch_size: 4 is not a multiple of the 3 workers"):
-            one.check(workers=3)
+        one.check(workers=3)
+        with pytest.raises(ValueError, match=r"train\.batch_size: 4 rows are too few for 5 workers"):
+            one.check(workers=5)
         assert not one.folder.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_refused(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file/run: cannot be written .*choose another --out"):
-        replace(plan, folder=tmp_path / "file" / "run").check(workers=1)
+    with pytest.raises(ValueError, match=r"file/run/training: cannot be written .*choose another --out"):
+        begin(replace(plan, folder=tmp_path / "file" / "run"))

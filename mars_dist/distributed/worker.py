@@ -1,0 +1,151 @@
+"""What each worker of a training on Ray runs: the loop of `mars_dist.training`; its checkpoints go to the storage."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from threading import Event
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointUploadMode,
+    UserCallback,
+)
+from ray.train.torch import get_device
+
+from mars_dist.distributed.console import ALIKE, Line
+from mars_dist.errors import TrainingFailed
+from mars_dist.storage import Folder
+from mars_dist.training import sharding
+from mars_dist.training.checkpoint import Position
+from mars_dist.training.journal import METRICS
+from mars_dist.training.mirror import Mirror
+from mars_dist.training.plan import Plan
+from mars_dist.training.run import KEEP, STEP, Saved, Wish
+
+AGAIN = "_again_"
+STEPS_BETWEEN_QUESTIONS = 10
+"""Whether a machine is about to be taken away: a question that all workers ask together."""
+
+
+def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
+    """What each worker runs. A failure that would come again is returned: Ray starts again after one that is raised."""
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    plan, line = Plan.from_plain(given["plan"]), Line(given["console"])
+    if failure := line.repeated_failure():  # every worker finds it before it waits for any other
+        return TrainingFailed(f"training in {plan.folder} failed {ALIKE} times alike: {failure}")
+    run = RayRun(plan, line)
+    try:
+        position = plan.train(run)
+        run.publish()
+        return position
+    except TrainingFailed as failed:
+        return failed
+    except Exception as error:
+        line.note_failure(run.rank, error, run.num_saved)
+        raise
+
+
+class RayRun:
+    """A run under Ray Train: see `mars_dist.training.run.Run`."""
+
+    def __init__(self, plan: Plan, line: Line) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device: torch.device = get_device()
+        self.name, self.training, self.line = str(plan.folder), plan.training, line
+        self.storage = context.get_storage()
+        home = Folder.open(plan.folder)
+        needed = {METRICS} if self.rank == 0 else set[str]()
+        self.mirror = None if isinstance(plan.folder, Path) else Mirror(home, needed)
+        self.folder = self.mirror.folder if self.mirror else Path(home.path)
+        self.stop = line.stop_wanted() if self.rank == 0 else Event()
+        self.num_saved = 0
+        self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
+
+    def say(self, line: str) -> None:
+        if self.rank == 0:
+            self.line.say(line)
+
+    def wish(self) -> Wish:
+        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike, once."""
+        if self.stop.is_set():
+            return Wish.STOP
+        self.num_asked += 1
+        if self.told_of_preemption or self.num_asked % STEPS_BETWEEN_QUESTIONS:
+            return Wish.GO_ON
+        self.told_of_preemption = ray.train.get_preemption_info() is not None
+        return Wish.SAVE if self.told_of_preemption else Wish.GO_ON
+
+    def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
+        """Every worker's shards go into one folder of the storage, in the background.
+
+        What this worker has written beside it goes first: a checkpoint never knows of a model that was not kept.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="mars-checkpoint-"))
+        write(folder)
+
+        def send(checkpoint: Checkpoint, name: str) -> Checkpoint:
+            try:
+                self.publish()
+                for path in sorted(folder.iterdir()):
+                    self.training.sub(name).send(path)
+            except OSError as error:
+                self.line.note_failure(self.rank, error, self.num_saved)
+                raise
+            self.num_saved += 1
+            return Checkpoint(self.storage.build_checkpoint_path_from_name(name), self.storage.storage_filesystem)
+
+        ray.train.report(
+            {"step": step} | metrics,
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"{STEP}{step:08d}{self.suffix}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=send,
+        )
+
+    def checkpoints(self) -> list[Saved]:
+        """As rank 0 finds them in the storage: Ray's own list would be lost with a damaged file."""
+        found = [name for name in self.training.list() if name.startswith(STEP)] if self.rank == 0 else []
+        names = sharding.gather_objects(sorted(found, reverse=True))[0]
+        return [Saved(name, self.fetched(name)) for name in names]
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        path, files = self.storage.build_checkpoint_path_from_name(name), self.storage.storage_filesystem
+        with Checkpoint(path, files).as_directory() as folder:
+            yield Path(folder)
+
+    def distrust(self, name: str) -> None:
+        """Ray may know it by its name until it has newer ones: the steps that come again get names of their own."""
+        _, _, again = name.partition(AGAIN)
+        self.suffix = f"{AGAIN}{int(again or 0) + 1}"
+
+    def publish(self) -> None:
+        if self.mirror:
+            self.mirror.send()
+
+
+class Retention(UserCallback):
+    """Keeps the newest checkpoints, once all workers have saved theirs; in Ray's controller."""
+
+    def __init__(self, training: Folder) -> None:
+        self.training = training
+        self.whole: list[str] = []
+
+    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:
+            return
+        self.whole.append(PurePosixPath(checkpoint.path).name)
+        if len(self.whole) < KEEP:
+            return
+        with suppress(OSError):  # they are tried again with the next one
+            for name in self.training.list():
+                if name.startswith(STEP) and name < self.whole[-KEEP]:
+                    self.training.delete_folder(name)

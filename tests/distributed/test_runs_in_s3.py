@@ -1,0 +1,95 @@
+"""A training whose folder lies in S3, behind a store that fails now and then, with a worker that is killed."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+
+import boto3
+import numpy as np
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from mars_dist.codes import encode_here
+from mars_dist.dataset import Rows
+from mars_dist.fetched import on_disk
+from mars_dist.launch import fit
+from mars_dist.model import load_tokenizer
+from mars_dist.storage import Folder
+from mars_dist.training.journal import read_metrics
+from mars_dist.training.plan import Plan
+
+from ..storage.faulty import FaultyProxy
+
+
+@pytest.fixture
+def proxy(s3_server: str) -> Iterator[FaultyProxy]:
+    proxy = FaultyProxy(s3_server)
+    yield proxy
+    proxy.close()
+
+
+def kill_a_worker_after(checkpoint: Folder) -> None:
+    """SIGKILL for one of those that train, once the checkpoint is there."""
+    while "position.json" not in checkpoint.list():
+        sleep(0.05)
+    workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in child.cmdline()[0]]
+    workers[1].send_signal(signal.SIGKILL)
+
+
+def test_a_run_in_a_faulty_bucket_loses_nothing(
+    trained_tokenizer: Plan,
+    short_pictures: str,
+    bucket: str,
+    s3_server: str,
+    proxy: FaultyProxy,
+    tmp_path: Path,
+) -> None:
+    home = Folder.open(bucket)
+    plan = replace(trained_tokenizer, folder=bucket.replace(s3_server, proxy.address))
+    proxy.meant = lambda method, path: method in ("PUT", "POST") and ("step_" in path or "model.safetensors" in path)
+    proxy.faults = ["503", "cut upload", "500", "lost answer"]
+    client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
+    unfinished = client.create_multipart_upload(Bucket="bucket", Key="folder/training/step_00000010/x")
+    assert client.list_multipart_uploads(Bucket="bucket")["Uploads"][0]["UploadId"] == unfinished["UploadId"]
+    killer = threading.Thread(target=kill_a_worker_after, args=(home.sub("training/step_00000010"),), daemon=True)
+    killer.start()
+    said: list[str] = []
+    fit(plan, 2, said.append)
+
+    assert proxy.faults == [] and not killer.is_alive()
+    assert any("resumed at step 10, row 40" in line for line in said), said
+    assert "Uploads" not in client.list_multipart_uploads(Bucket="bucket")
+    assert home.sub("training").list() >= {"plan.json", "finished.json", "step_00000010", "step_00000020"}
+    found, expected = (
+        [line["loss"] for line in read_metrics(folder, "train")]
+        for folder in (on_disk(bucket), trained_tokenizer.folder)
+    )
+    assert len(expected) == 20
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert len(read_metrics(on_disk(bucket), "valid")) == 2 and "tensorboard" in home.list()
+
+    fit(plan, 2, said.append)
+    assert said[-1] == f"{plan.folder}: finished already: nothing to do"
+
+    # The folder is a model: it is read like one on a disk.
+    tokenizer, run = load_tokenizer(bucket)
+    assert run == trained_tokenizer.config
+    weights = load_file(on_disk(bucket) / "model.safetensors")
+    assert all((weights[name] == tensor).all() for name, tensor in tokenizer.state_dict().items())
+    encode_here(short_pictures, bucket, tmp_path / "codes")
+    assert len(Rows(str(tmp_path / "codes"), "train").read(["codes"])["codes"]) == 12
+
+
+def test_another_run_in_its_bucket_is_refused(trained_tokenizer: Plan, bucket: str) -> None:
+    plan = replace(trained_tokenizer, folder=bucket)
+    with plan.held(lambda line: None):
+        pass
+    other = replace(plan, config=replace(plan.config, train=replace(plan.config.train, seed=1)))
+    with pytest.raises(
+        ValueError, match=r"holds a run with train\.seed = 0, not 1: use its settings, or choose another"
+    ):
+        fit(other, 2, lambda line: None)
