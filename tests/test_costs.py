@@ -218,6 +218,6 @@ def test_blocks_are_gathered_one_by_one_where_they_are_large() -> None:
     assert memory.gathered == pytest.approx(expected, rel=0.02)
 
 
-def test_workers_that_do_not_divide_the_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.batch_size: 8 is not a multiple of the 3 workers"):
-        estimate("tokenizer", PRESETS["debug"], 8, "bf16", workers=3)
+def test_more_workers_than_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch_size: 8 rows are too few for 9 workers"):
+        estimate("tokenizer", PRESETS["debug"], 8, "bf16", workers=9)

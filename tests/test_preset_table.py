@@ -25,7 +25,7 @@ def test_the_text_is_aligned_and_fits_a_terminal() -> None:
     assert scales.splitlines()[1].split() == ["debug", "1x1", "2x2", "4x4"]
 
 
-def test_a_dash_where_workers_do_not_divide_the_batch() -> None:
+def test_a_dash_where_there_are_fewer_rows_than_workers() -> None:
     lines = as_text({"debug": PRESETS["debug"]}).splitlines()
     [line] = [line for line in lines if line.startswith("tokenizer memory, 8 workers")]
     assert line.split()[-1] == "-"
