@@ -1,6 +1,7 @@
 """A small source of real wav files, and models trained on it for a few steps, without Ray."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -60,6 +61,7 @@ def s3_server() -> Iterator[str]:
     """host:port of an S3 server in this process."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel("WARNING")  # or a failed test shows nothing but requests
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

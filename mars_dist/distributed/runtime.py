@@ -8,6 +8,7 @@ from typing import Any
 for name, value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or each start warns of a change to come
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # seconds until an end or a loss is noticed, 2 by default
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # or ray.init waits for ever for a first worker that was killed
     "RAY_worker_niceness": "0",  # 15 by default: whatever else runs on a laptop would starve the training
@@ -28,8 +29,12 @@ def connect(num_cpus: int | None = None) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {}
-    if address == "local":
+    if is_our_own():
         own = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
+    ray.init(os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR, log_to_driver=False, **own)
+
+
+def is_our_own() -> bool:
+    """Whether the runtime is one that ends with this process."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"

@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -33,6 +31,8 @@ from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
 from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
+
+from .kills import kill_once
 
 COUNTS = {"train": 22, "valid": 10, "test": 33}
 """11 families of 2 instruments at 3 pitches; one wav of train is spoilt."""
@@ -333,26 +333,42 @@ def test_a_worker_that_meets_a_bad_disk_is_one_line(journey: Journey, tmp_path: 
 # ---- a worker that dies
 
 
-def kill_a_worker_after(checkpoint: Path, killed: list[int]) -> None:
-    """SIGKILL for one of the two processes that train, once the checkpoint is there."""
-    while not checkpoint.exists():
-        sleep(0.02)
-    workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in child.cmdline()[0]]
-    assert len(workers) == 2
-    workers[1].send_signal(signal.SIGKILL)
-    killed.append(workers[1].pid)
+SHORT = """
+preset = "debug"
+[tokenizer.spectrogram]
+num_samples = 2000
+n_fft = 128
+hop = 125
+cmx = "4x4"
+[tokenizer.tokenizer]
+patch = "4x2"
+scales = ["1x1", "2x1", "4x2"]
+codebook_size = 32
+width = 32
+depth = 1
+head_width = 16
+[tokenizer.train]
+batch_size = 4
+validation_rows = 4
+precision = "float32"
+log_every = 1
+"""
+"""Steps of some milliseconds, for the notes of `short_pictures`."""
 
 
-def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> None:
-    settings = ("--train.precision", "float32", "--train.steps", 40, "--train.log-every", 1)
-    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, "--out")
-    killed: list[int] = []
+@pytest.fixture
+def train(short_pictures: str, tmp_path: Path) -> tuple[object, ...]:
+    (tmp_path / "short.toml").write_text(SHORT)
+    return "train-tokenizer", tmp_path / "short.toml", "--data", short_pictures
+
+
+def test_a_run_survives_a_killed_worker(train: tuple[object, ...], tmp_path: Path) -> None:
+    train += ("--train.steps", 60, "--train.checkpoint-every", 10, "--out")
     checkpoint = tmp_path / "killed" / "training" / "step_00000020" / "position.json"
-    killer = threading.Thread(target=kill_a_worker_after, args=(checkpoint, killed), daemon=True)
-    killer.start()
+    killer = kill_once(checkpoint.exists, "RayTrainWorker")
     code, lines = mars(*train, tmp_path / "killed", "--workers", 2)
     assert code == 0, lines
-    assert len(killed) == 1
+    assert not killer.is_alive()
     assert any(line.startswith("tokenizer: resumed at step ") for line in lines)
     strange = [line for line in lines if not line.startswith(OURS)]
     assert len(strange) <= 1 and all("A worker died or was killed" in line for line in strange), strange  # by Ray
@@ -361,26 +377,25 @@ def test_a_run_survives_a_killed_worker(journey: Journey, tmp_path: Path) -> Non
     disturbed, undisturbed = (
         [line["loss"] for line in read_metrics(tmp_path / name, "train")] for name in ("killed", "undisturbed")
     )
-    assert len(undisturbed) == 40
+    assert len(undisturbed) == 60
     np.testing.assert_allclose(disturbed, undisturbed, rtol=1e-3)
 
 
-def test_a_bad_loss_ends_a_run_in_one_line_and_is_not_tried_again(journey: Journey, tmp_path: Path) -> None:
-    settings = ("--optim.lr", 1e30, "--train.precision", "float32", "--train.checkpoint-every", 1)
-    train = ("train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, "--workers", 2)
-    code, lines = mars(*train, "--out", tmp_path / "run")
+def test_a_bad_loss_ends_a_run_in_one_line_and_is_not_tried_again(train: tuple[object, ...], tmp_path: Path) -> None:
+    settings = ("--optim.lr", 1e30, "--train.checkpoint-every", 1, "--workers", 2)
+    code, lines = mars(*train, *settings, "--out", tmp_path / "run")
     assert code == 2 and not any("resumed" in line for line in lines)
     assert lines[-1].startswith("mars: tokenizer: not finite at step ") and "on rank 0" in lines[-1]
 
 
-def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(journey: Journey, tmp_path: Path) -> None:
+def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(train: tuple[object, ...], tmp_path: Path) -> None:
     """The command in a process of its own, with a Ray runtime of its own; then again in this one."""
-    settings = ("--train.steps", 200, "--train.checkpoint-every", 50, "--workers", 2)
-    train = ["train-tokenizer", "debug", "--data", journey.folder / "pictures", *settings, "--out", tmp_path / "run"]
+    train += ("--train.steps", 400, "--train.checkpoint-every", 50, "--workers", 2, "--out", tmp_path / "run")
     command = [sys.executable, "-c", "from mars_dist.cli import main; main()", *map(str, train)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     saved = tmp_path / "run" / "training" / "step_00000050" / "position.json"
     while not saved.exists():
+        assert process.poll() is None
         sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1].splitlines()

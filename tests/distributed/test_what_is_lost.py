@@ -3,19 +3,18 @@
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
-from time import sleep
 
 import numpy as np
-import psutil
 import pytest
 
 from mars_dist.errors import TrainingFailed
 from mars_dist.launch import fit
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
+
+from .kills import kill_once
 
 
 def require_same_losses(found: Plan, expected: Plan) -> None:
@@ -38,18 +37,10 @@ def test_a_lost_node(undisturbed: Plan, num_nodes: int, least: int, tmp_path: Pa
     require_same_losses(plan, undisturbed)
 
 
-def kill_the_controller_after(checkpoint: Path) -> None:
-    while not checkpoint.exists():
-        sleep(0.005)
-    family = psutil.Process().children(recursive=True)
-    [controller] = [process for process in family if "ray::TrainController" in " ".join(process.cmdline())]
-    controller.kill()
-
-
 def test_a_lost_controller(undisturbed: Plan, tmp_path: Path) -> None:
     plan, said = replace(undisturbed, folder=tmp_path / "run"), list[str]()
     checkpoint = tmp_path / "run" / "training" / "step_00000010" / "position.json"
-    threading.Thread(target=kill_the_controller_after, args=(checkpoint,), daemon=True).start()
+    kill_once(checkpoint.exists, "ray::TrainController")
     with pytest.raises(TrainingFailed, match="Ray's controller of the training was lost: the same command goes on"):
         fit(plan, 2, said.append)
     fit(plan, 2, said.append)
