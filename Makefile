@@ -33,7 +33,7 @@ golden: .venv  ## remakes the golden losses; read their diff
 	REMAKE_GOLDEN=1 $(BIN)/pytest tests/training -k golden
 
 lock: .venv  ## newest versions that fit pyproject.toml, for Python 3.11 and later
-	$(BIN)/uv pip compile pyproject.toml --extra notes --extra dev --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra notes --extra optuna --extra dev --universal --python-version 3.11 --upgrade \
 		--no-annotate --no-header --no-emit-package pyaudio --output-file requirements.lock
 
 .PHONY: .venv

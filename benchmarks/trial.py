@@ -144,7 +144,7 @@ def reconstruction(trial: Trial, config: TokenizerRunConfig) -> Figures:
 @torch.inference_mode()
 def reconstruct(trial: Trial, rows: NDArray[np.int64]) -> Measured:
     """The figures of some real notes and of their reconstructions, silent where the tokenizer has no frequencies."""
-    tokenizer, settings = codes.tokenizer_of(trial.folder / "tokenizer"), spectrogram_of(trial.data)
+    (tokenizer, _), settings = codes.tokenizer_of(trial.folder / "tokenizer"), spectrogram_of(trial.data)
     whole = trial.whole or trial.data
     spectrogram, columns = spectrogram_of(whole), read(whole, "valid", rows)
     real = real_version(spectrogram, columns)

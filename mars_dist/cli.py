@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -249,7 +249,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     @dataclass(frozen=True)
     class Evaluate:
         models: Positional[tuple[str, ...]]
-        """Folders that mars train-ar wrote: one, or several side by side."""
+        """Folders that mars train-ar or mars train-tokenizer wrote: one, or several side by side."""
         data: str
         """Folder that mars preprocess wrote."""
         classifier: str | None = None
@@ -291,6 +291,54 @@ def evaluate(arguments: Sequence[str]) -> None:
     print(
         evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, out, file, say)
     )
+
+
+@dataclass(frozen=True)
+class Tune:
+    file: Positional[str]
+    """A sweep, such as tune/scale_schedules.py."""
+    data: str
+    """Folder that mars preprocess wrote."""
+    out: str
+    """Folder of the trials and of what they say together, local or s3://."""
+    trials: int | None = None
+    """How many settings are tried, each from all seeds of the sweep. Default: all."""
+    search: Literal["grid", "random", "optuna"] | None = None
+    """Default: grid where all are tried, else random."""
+    workers: int = 1
+    """Of each trial: one a GPU, or a CPU process each."""
+    notes: int = 256
+    """Held-out notes that each trial is measured on at its end."""
+    tokenizer: str | None = None
+    """Where autoregressors alone are trained: folder that mars train-tokenizer wrote."""
+    codes: str | None = None
+    """Where autoregressors alone are trained: folder that mars encode wrote."""
+
+
+def tune(arguments: Sequence[str]) -> None:
+    """Train many settings at equal cost, side by side, and say which is best."""
+    command = parse(Tune, arguments, "tune")
+    from mars_dist.sweeps.records import Records
+    from mars_dist.sweeps.search import make_search
+    from mars_dist.sweeps.study import Study
+    from mars_dist.sweeps.sweep import load_sweep
+
+    tokenizer = address(command.tokenizer) if command.tokenizer else None
+    codes = str(address(command.codes)) if command.codes else None
+    sweep, data = load_sweep(command.file), str(address(command.data))
+    study = Study(sweep, data, address(command.out), command.workers, command.notes, tokenizer, codes)
+    records = Records(study)
+    search = make_search(command.search, study, command.trials, records)
+    study.home.require_writable()
+    from mars_dist.lease import sole_writer
+    from mars_dist.sweeps.conclude import conclude
+
+    with sole_writer(study.home, say):
+        if not search.ended:
+            from mars_dist.distributed.tune import run_trials
+
+            run_trials(study, search, records, say)
+        print(conclude(study, records, say))
 
 
 @dataclass(frozen=True)
@@ -340,6 +388,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-classifier": train_classifier,
     "sample": sample,
     "evaluate": evaluate,
+    "tune": tune,
     "show": show,
     "presets": presets,
 }

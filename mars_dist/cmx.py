@@ -20,3 +20,8 @@ def multiplex(x_B1FN: Tensor, factors: Size) -> Tensor:
 def demultiplex(x_BCHW: Tensor, factors: Size) -> Tensor:
     """(B, C, H, W) -> (B, 1, F, N): the exact inverse of `multiplex`."""
     return rearrange(x_BCHW, "b (rf rt) h w -> b 1 (h rf) (w rt)", rf=factors.h, rt=factors.w)
+
+
+def recut(x_BCHW: Tensor, before: Size, after: Size) -> Tensor:
+    """The same picture multiplexed by other factors."""
+    return x_BCHW if before == after else multiplex(demultiplex(x_BCHW, before), after)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from mars_dist.addresses import Address
-from mars_dist.config import TokenizerConfig
+from mars_dist.cmx import recut
+from mars_dist.config import SpectrogramConfig, TokenizerConfig
 from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
 from mars_dist.model import load_tokenizer, tokenizer_fingerprint
 from mars_dist.storage import Folder
@@ -44,7 +45,7 @@ def info_of(pictures: DatasetInfo, tokenizer: Address, config: TokenizerConfig) 
 def encode_here(pictures: str, tokenizer: Address, out: str | Path) -> None:
     """Make a data set of codes in this process: the jobs that `mars encode` spreads over a cluster."""
     folder = Folder.open(out)
-    info = info_of(DatasetInfo.load(Folder.open(pictures)), tokenizer, tokenizer_of(tokenizer).config)
+    info = info_of(DatasetInfo.load(Folder.open(pictures)), tokenizer, tokenizer_of(tokenizer)[0].config)
     for shard in info.shards:
         make_shard(shard, pictures, tokenizer, folder)
     info.save(folder)
@@ -68,13 +69,15 @@ def make_shard(shard: Shard, pictures: str, tokenizer: Address, folder: Folder) 
 def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
     """Codes and latents of a row group, beside the notes' labels."""
     columns = rows.read_group(group, ["picture", *LABELS])
-    model = tokenizer_of(tokenizer)
-    f_BChw = model.latents(torch.from_numpy(columns.pop("picture").astype(np.float32)))
+    model, spectrogram = tokenizer_of(tokenizer)
+    x_BCHW = torch.from_numpy(columns.pop("picture").astype(np.float32))
+    f_BChw = model.latents(recut(x_BCHW, rows.info.spectrogram.cmx, spectrogram.cmx))
     codes_BL = model.quantizer.encode(f_BChw)
     return columns | {"codes": codes_BL.numpy().astype(np.uint16), "latents": f_BChw.half().numpy()}
 
 
 @lru_cache(maxsize=1)
-def tokenizer_of(folder: Address) -> Tokenizer:
-    """Loaded once a process."""
-    return load_tokenizer(folder)[0]
+def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
+    """Loaded once a process, with the settings of the pictures that it takes."""
+    tokenizer, run = load_tokenizer(folder)
+    return tokenizer, run.spectrogram

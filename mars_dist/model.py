@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, Conditions
@@ -24,7 +25,7 @@ from mars_dist.classifier import Classifier
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, SpectrogramConfig, TokenizerRunConfig
-from mars_dist.dataset import DatasetInfo
+from mars_dist.dataset import Columns, DatasetInfo
 from mars_dist.fetched import on_disk
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT, Phase, wave_from_picture
@@ -224,6 +225,14 @@ class Mars:
         """(B, T) -> codes (B, L)."""
         pictures_B1FN = picture_from_wave(waves_BT, self.spectrogram)
         return self.tokenizer.encode(multiplex(pictures_B1FN, self.spectrogram.cmx))
+
+    @torch.inference_mode()
+    def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:
+        """(B,): what it would take to write down the codes of these rows of a data set by this model's foretelling."""
+        conditions = self.vocabulary.of_rows(columns)
+        logits_BLV = self.autoregressor(self.tokenizer.quantizer.next_inputs(codes_BL), conditions)
+        nats_BL = F.cross_entropy(logits_BLV.float().transpose(1, 2), codes_BL.long(), reduction="none")
+        return nats_BL.sum(1) / math.log(2) * self.spectrogram.sample_rate / self.spectrogram.num_samples
 
     @torch.inference_mode()
     def decode(self, codes_BL: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from mars_dist.addresses import Address
 from mars_dist.evaluation.evaluate import Evaluation, Task, evaluate
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
-from mars_dist.evaluation.lines import OF_A_RUN, Version, line_of, model_of
+from mars_dist.evaluation.lines import Version, is_tokenizer, kinds_of, line_of, model_of, tokenizer_of
 from mars_dist.evaluation.measures import measure_named, place_of
 from mars_dist.fetched import on_disk
 from mars_dist.memory import keep_freed_memory
@@ -25,6 +25,7 @@ from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Ro
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json, to_plain
 from mars_dist.storage import Folder
+from mars_dist.tokenizer import Tokenizer
 from mars_dist.training.journal import METRICS, read_metrics
 
 PHASES: dict[Phase, str] = {
@@ -46,9 +47,10 @@ def evaluate_folders(
     file: str,
     say: Say,
 ) -> str:
-    """Evaluate autoregressors' folders on each split of `num_notes`; write the page, and its figures beside it.
+    """Evaluate folders of autoregressors, or of tokenizers, on each split of `num_notes`.
 
-    Returns the table as text. Raises ValueError where models, data and judges do not fit.
+    Writes the page, and its figures beside it; returns the table as text. Raises ValueError where models,
+    data and judges do not fit.
     """
     keep_freed_memory()
     from mars_dist.distributed.cluster import over_cluster
@@ -74,9 +76,10 @@ def evaluate_folders(
         "splits": {evaluation.split: to_figures(evaluation) for evaluation in evaluations},
     }
     out.write(figures_of(file), (json.dumps(figures, indent=1) + "\n").encode())
-    grids = {name: sample_grid(tasks[0], folder, over_cluster) for name, folder in runs.items()}
+    models = {name: folder for name, folder in runs.items() if not is_tokenizer(folder)}
+    grids = {name: sample_grid(tasks[0], folder, over_cluster) for name, folder in models.items()}
     report = Report(
-        title="MARS: notes from a next-scale transformer",
+        title="MARS: notes from a next-scale transformer" if models else "MARS: notes through a tokenizer",
         description=[
             f"{' and '.join(map(last_part, runs.values()))}, heard and measured on notes that training never had.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {PHASES[phase]}.",
@@ -85,11 +88,11 @@ def evaluate_folders(
         sample_rate=info.spectrogram.sample_rate,
         notice=info.notice,
         ladders=[ladder for one in evaluations for ladder in ladders(one, info.spectrogram.sample_rate)],
-        grids=[grid(name, folder, grids[name], info.spectrogram.sample_rate) for name, folder in runs.items()],
+        grids=[grid(name, folder, grids[name], info.spectrogram.sample_rate) for name, folder in models.items()],
         table=[row for one in evaluations for row in rows(one)],
         table_notes=[*rests_on, *(f"{one.split}: {reason}" for one in evaluations for reason in one.left_out)],
         models=[model(name, folder, evaluations[0]) for name, folder in runs.items()],
-        lines=LINES | (headings(list(runs)) if len(runs) > 1 else {}),
+        lines=LINES | (headings(runs) if len(runs) > 1 else {}),
     )
     page = html.fitting(report).encode()
     out.write(file, page)
@@ -130,14 +133,16 @@ def to_figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def headings(runs: Sequence[str]) -> dict[str, tuple[str, str]]:
+def headings(runs: Mapping[str, Address]) -> dict[str, tuple[str, str]]:
     """Of the lines of several runs: what they are is said once."""
-    first, *others = runs
-    return {line_of(kind, first): (f"{LINES[kind][0]}, {first}", LINES[kind][1]) for kind in OF_A_RUN} | {
-        line_of(kind, run): (f"{LINES[kind][0]}, {run}", "The same, of another model.")
-        for run in others
-        for kind in OF_A_RUN
-    }
+    found: dict[str, tuple[str, str]] = {}
+    told = set[str]()
+    for run, folder in runs.items():
+        for kind in kinds_of(folder):
+            what = "The same, of another model." if kind in told else LINES[kind][1]
+            found[line_of(kind, run)] = (f"{LINES[kind][0]}, {run}", what)
+            told.add(kind)
+    return found
 
 
 def ladders(evaluation: Evaluation, sample_rate: int) -> list[Ladder]:
@@ -193,31 +198,36 @@ def rows(evaluation: Evaluation) -> list[Row]:
 
 def model(name: str, address: Address, evaluation: Evaluation) -> Model:
     """What the page tells of a run."""
-    folder = on_disk(address)
-    tokenizer, autoregressor = read_json(folder / TOKENIZER / CONFIG), read_json(folder / CONFIG)
+    folder, alone = on_disk(address), is_tokenizer(address)
+    stages = {"tokenizer": folder} if alone else {"tokenizer": folder / TOKENIZER, "autoregressor": folder}
     return Model(
         name=name,
-        facts=facts(model_of(address), folder, tokenizer["run"], autoregressor["run"]),
-        curves=[*curves(folder / TOKENIZER, "Tokenizer"), *curves(folder, "Autoregressor")],
+        facts=({} if alone else facts_of_samples(model_of(address))) | facts(tokenizer_of(address)[0], stages),
+        curves=[curve for stage, where in stages.items() for curve in curves(where, stage.capitalize())],
         codebook=scale_use(folder, evaluation.codebook[name]),
-        codebook_size=tokenizer["run"]["tokenizer"]["codebook_size"],
-        settings={"autoregressor": autoregressor, "tokenizer": tokenizer},
+        codebook_size=tokenizer_of(address)[0].config.codebook_size,
+        settings={stage: read_json(where / CONFIG) for stage, where in reversed(stages.items())},
     )
 
 
-def facts(mars: Mars, folder: Path, tokenizer: Mapping[str, Any], autoregressor: Mapping[str, Any]) -> dict[str, str]:
-    """What a model was trained on and with."""
-    best, best_codes = read_json(folder / BEST), read_json(folder / TOKENIZER / BEST)
+def facts_of_samples(mars: Mars) -> dict[str, str]:
+    """Which notes a model was trained on, and what it can be asked for."""
     columns, counts_N = mars.histogram.columns, mars.histogram.counts_N
     families = [FAMILIES[i] for i in sorted(set(columns["family"].tolist()))]
-    schedule = mars.tokenizer.config.schedule
     return {
         "Trained on": f"{counts_N.sum():,} notes, MIDI pitches {columns['pitch'].min()} to {columns['pitch'].max()}: "
         f"{', '.join(families)}",
         "Asked for": ", ".join(name.replace("_", " ") for name in mars.vocabulary.choices),
-        "Scales": f"{' '.join(map(str, schedule.sizes))}: {sum(size.area for size in schedule.sizes)} tokens",
-        "Tokenizer": f"{num_parameters(folder / TOKENIZER) / 1e6:.2f} M parameters; {training(tokenizer, best_codes)}",
-        "Autoregressor": f"{num_parameters(folder) / 1e6:.2f} M parameters; {training(autoregressor, best)}",
+    }
+
+
+def facts(tokenizer: Tokenizer, stages: Mapping[str, Path]) -> dict[str, str]:
+    """What a run is made of, and how long each stage was trained."""
+    schedule = tokenizer.config.schedule
+    return {"Scales": f"{' '.join(map(str, schedule.sizes))}: {schedule.num_tokens} tokens"} | {
+        stage.capitalize(): f"{num_parameters(where) / 1e6:.2f} M parameters; "
+        f"{training(read_json(where / CONFIG)['run'], read_json(where / BEST))}"
+        for stage, where in stages.items()
     }
 
 

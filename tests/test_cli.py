@@ -270,7 +270,7 @@ def test_what_a_model_does_not_know(
 
 def test_a_folder_that_is_no_model(refused: Callable[..., str], trained_tokenizer: Plan, tmp_path: Path) -> None:
     assert refused("sample", tmp_path).startswith(f"{tmp_path}: holds no trained autoregressor")
-    line = refused("evaluate", trained_tokenizer.folder, "--data", tmp_path)
+    line = refused("sample", trained_tokenizer.folder)
     assert line == f"{trained_tokenizer.folder}: holds a model of kind 'tokenizer', wanted is 'autoregressor'"
 
 
@@ -434,3 +434,16 @@ def test_a_classifier_is_trained_on_any_pictures(mars: MarsCommand, short_pictur
     assert ended.code == 0 and ended.err.endswith(f"{run}: finished\n")
     assert read_json(run / "config.json")["run"]["spectrogram"]["n_fft"] == 128
     assert read_json(run / "metrics.json")["step"] == 2
+
+
+def test_a_sweep_that_cannot_be_run(refused: Callable[..., str], short_pictures: str, tmp_path: Path) -> None:
+    tune = ("tune", tmp_path / "mine.py", "--data", short_pictures, "--out", tmp_path / "out")
+    assert refused(*tune) == f"{tmp_path}/mine.py: there is no such file: name one such as tune/scale_schedules.py"
+    head = "from mars_dist.sweeps import Sweep, choices\n"
+    (tmp_path / "mine.py").write_text(f"{head}SWEEP = Sweep('tokenizer', {{'lr': choices('tokenizer.optim.lr', -1)}})")
+    assert refused(*tune) == f"{tmp_path}/mine.py: space: lr: -1: optim.lr: -1.0 must be above 0"
+    (tmp_path / "mine.py").write_text(f"{head}SWEEP = Sweep('tokenizer', {{'lr': choices('tokenizer.optim.lr', 1)}})")
+    assert refused(*tune, "--trials", 0) == "--trials: 0 must be at least 1"
+    assert refused(*tune, "--notes", 0) == "--notes: 0 must be at least 1"
+    assert refused(*tune).startswith("lr: 1: spectrogram.num_samples: 64000 is asked for, the data set was made with")
+    assert not (tmp_path / "out").exists()

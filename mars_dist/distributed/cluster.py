@@ -22,7 +22,8 @@ READING = 0.01
 def over_cluster(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """work(item) for each item, in the order in which they are done. Raises what the work raises, but only OSError and
     ValueError as themselves."""
-    yield from _results(_rows(items).map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
+    if items := list(items):  # Ray makes no data set of nothing
+        yield from _results(_rows(items).map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
 
 
 def stream_over_cluster(

@@ -28,7 +28,7 @@ class Console:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.stops = False
+        self.stopped: set[str] = set()
         self.failures: dict[int, tuple[str, int]] = {}
 
     def put(self, line: str) -> None:
@@ -38,11 +38,11 @@ class Console:
         lines, self.lines = self.lines, []
         return lines
 
-    def stop(self) -> None:
-        self.stops = True
+    def stop(self, of: str = "") -> None:
+        self.stopped.add(of)
 
-    def stop_wanted(self) -> bool:
-        return self.stops
+    def stop_wanted(self, of: str) -> bool:
+        return not self.stopped.isdisjoint(("", of))
 
     def note_failure(self, rank: int, message: str, num_saved: int) -> None:
         """Remember what has ended a worker, for the attempts that follow. (A lost peer's message has its port.)"""
@@ -69,14 +69,18 @@ class Line:
     def repeated_failure(self) -> str | None:
         return ray.get(self.console.repeated_failure.remote())
 
-    def stop_wanted(self) -> Event:
-        """An event that is set soon after the driver wants the run to stop."""
+    def stop(self, of: str) -> None:
+        """For the driver of several: one of them is to stop."""
+        self.console.stop.remote(of)
+
+    def stop_wanted(self, of: str = "") -> Event:
+        """An event that is set soon after the driver wants all to stop, or the one of that name."""
         wanted = Event()
 
         def ask() -> None:
             while not wanted.wait(SECONDS_BETWEEN_QUESTIONS):
                 with suppress(RayError):  # the driver has ended, and so will this process
-                    if ray.get(self.console.stop_wanted.remote()):
+                    if ray.get(self.console.stop_wanted.remote(of)):
                         wanted.set()
 
         Thread(target=ask, daemon=True).start()

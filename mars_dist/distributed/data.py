@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 
@@ -87,7 +88,7 @@ def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -
     source = DatasetInfo.load(Folder.open(pictures))
     if source.kind != "pictures":
         raise ValueError(f"{pictures}: holds {source.kind}, not pictures: give the --out of mars preprocess")
-    require_same(run.spectrogram, source)
+    require_same(replace(run.spectrogram, cmx=source.spectrogram.cmx), source)
     info, folder = codes.info_of(source, tokenizer, run.tokenizer), Folder.open(out)
     if MANIFEST in folder.list():
         if DatasetInfo.load(folder) != info:

@@ -2,11 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from socket import socket, socketpair
+from threading import Event, current_thread, main_thread
+from typing import Any
 
 import ray
 import ray.train
@@ -16,6 +18,7 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
+    UserCallback,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -60,9 +63,28 @@ def fit(plan: Plan, workers: int | None, say: Say, min_workers: int | None = Non
         plan.check(number)
     if fewest < workers and plan.config.train.replicas > 1:
         raise ValueError("--min-workers: replicas need a fixed number of workers: leave it out, or train.replicas = 1")
-    with plan.held(say), told_by_sigterm() as stop, console(say, stop, partial(there_is, workers, kind)) as name:
+    with told_by_sigterm() as stop:
+        return train(plan, (fewest, workers), num_gpus > 0, say, stop)
+
+
+def train(
+    plan: Plan,
+    workers: tuple[int, int],
+    on_gpu: bool,
+    say: Say,
+    stop: Event,
+    callbacks: Sequence[UserCallback] = (),
+    threads: int | None = None,
+) -> Position:
+    """Train with so many workers, from the least to the most, until `stop` is set.
+
+    `threads` are each worker's; by default its share of its machine. Raises ValueError where another run writes to the
+    folder, TrainingFailed.
+    """
+    waits_for = partial(there_is, workers[1], "GPU" if on_gpu else "CPU")
+    with plan.held(say), console(say, stop, waits_for) as name:
         forget_checkpoints(plan.training)
-        trainer = trainer_of(plan, (fewest, workers), num_gpus > 0, name)
+        trainer = trainer_of(plan, workers, on_gpu, {"console": name, "threads": threads}, callbacks)
         try:
             with stopped_by_ctrl_c():
                 ended: Position | TrainingFailed = trainer.fit().return_value  # type: ignore[attr-defined]
@@ -73,12 +95,14 @@ def fit(plan: Plan, workers: int | None, say: Say, min_workers: int | None = Non
     return ended
 
 
-def trainer_of(plan: Plan, workers: tuple[int, int], on_gpu: bool, console_name: str) -> "Trainer":
-    """With so many workers, from the least to the most."""
+def trainer_of(
+    plan: Plan, workers: tuple[int, int], on_gpu: bool, given: dict[str, Any], callbacks: Sequence[UserCallback]
+) -> "Trainer":
+    """With so many workers, from the least to the most; `given` is for each of them."""
     home, (fewest, most) = Folder.open(plan.folder), workers
     return Trainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={"plan": plan.to_plain(), "console": console_name},
+        train_loop_config={"plan": plan.to_plain()} | given,
         torch_config=TorchConfig(backend=backend(on_gpu)),
         scaling_config=ScalingConfig(num_workers=most if fewest == most else workers, use_gpu=on_gpu),  # type: ignore[arg-type]
         run_config=RunConfig(
@@ -87,7 +111,7 @@ def trainer_of(plan: Plan, workers: tuple[int, int], on_gpu: bool, console_name:
             storage_filesystem=None if isinstance(plan.folder, Path) else home.files,
             failure_config=FailureConfig(max_failures=FOREVER),
             worker_runtime_env={"env_vars": {name: os.environ[name] for name in INTERFACES if name in os.environ}},  # type: ignore[call-arg]
-            callbacks=[Retention(plan.training)],  # type: ignore[list-item]
+            callbacks=[Retention(plan.training), *callbacks],  # type: ignore[list-item]
         ),
     )
 
@@ -115,8 +139,11 @@ def stopped_by_ctrl_c() -> Iterator[None]:
     """KeyboardInterrupt on Ctrl-C, where Ray's own handler, which aborts the controller, would exit without a word.
 
     Where the loss of the controller is noticed before that handler exits, only the signal tells that it was wanted. Ray
-    leaves the handler behind, so the one before is put back.
+    leaves the handler behind, so the one before is put back. Signals are the main thread's: elsewhere nothing is done.
     """
+    if current_thread() is not main_thread():
+        yield
+        return
     before = signal.getsignal(signal.SIGINT)
     signals, writer_end = socketpair()
     writer_end.setblocking(False)

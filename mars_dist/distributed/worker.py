@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from threading import Event
+from time import monotonic
 from typing import Any
 
 import ray
@@ -36,7 +37,7 @@ STEPS_BETWEEN_QUESTIONS = 10
 def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     """What each worker runs. A failure that would come again is returned: Ray starts again after one that is raised."""
     context = ray.train.get_context()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.set_num_threads(given["threads"] or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     plan, line = Plan.from_plain(given["plan"]), Line(given["console"])
     if failure := line.repeated_failure():  # every worker finds it before it waits for any other
         return TrainingFailed(f"training in {plan.folder} failed {ALIKE} times alike: {failure}")
@@ -66,7 +67,7 @@ class RayRun:
         self.mirror = None if isinstance(plan.folder, Path) else Mirror(home, needed)
         self.folder = self.mirror.folder if self.mirror else Path(home.path)
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
-        self.num_saved = 0
+        self.num_saved, self.born = 0, monotonic()
         self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
 
     def say(self, line: str) -> None:
@@ -103,7 +104,7 @@ class RayRun:
             return Checkpoint(self.storage.build_checkpoint_path_from_name(name), self.storage.storage_filesystem)
 
         ray.train.report(
-            {"step": step} | metrics,
+            {"step": step, "seconds": monotonic() - self.born} | metrics,
             checkpoint=Checkpoint.from_directory(folder),
             checkpoint_dir_name=f"{STEP}{step:08d}{self.suffix}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,

@@ -20,6 +20,7 @@ from mars_dist.dataset import Columns, DatasetInfo, Rows, require_same
 from mars_dist.evaluation.judges import Features, Judges
 from mars_dist.evaluation.lines import (
     Version,
+    is_tokenizer,
     line_of,
     lines_of,
     model_of,
@@ -27,6 +28,7 @@ from mars_dist.evaluation.lines import (
     real_version,
     resynthesis,
     sounding,
+    tokenizer_of,
     versions_of_run,
 )
 from mars_dist.evaluation.measures import Measured, measure
@@ -38,6 +40,7 @@ from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.phase import Phase
 from mars_dist.sampling import SamplingConfig
 
+BITS = "bits_per_second"
 FRAMES_AT_ONCE = 4
 """Averaged before pictures are compared for likeness: it takes a quarter of the memory and of the time."""
 
@@ -51,7 +54,7 @@ class Task:
     """What is evaluated, on which notes, and how."""
 
     runs: Mapping[str, Address]
-    """Name -> an autoregressor's folder; one alone has the name ""."""
+    """Name -> the folder of an autoregressor, or of a tokenizer; one alone has the name ""."""
     data: str
     split: str
     sampling: SamplingConfig
@@ -64,12 +67,12 @@ class Task:
 
     def check(self) -> None:
         """Raises ValueError where data set, runs and judges do not fit each other."""
-        models, info = [model_of(folder) for folder in self.runs.values()], self.info
+        models, info = [tokenizer_of(folder) for folder in self.runs.values()], self.info
         if info.kind != "pictures":
             raise ValueError(f"{self.data}: holds {info.kind}, not pictures: give the --out of mars preprocess")
-        for mars in models:
-            require_same(replace(mars.spectrogram, cmx=info.spectrogram.cmx), info)
-            self.sampling.per_scale(mars.autoregressor.schedule)
+        for tokenizer, spectrogram in models:
+            require_same(replace(spectrogram, cmx=info.spectrogram.cmx), info)
+            self.sampling.per_scale(tokenizer.config.schedule)
         self.judges.check(info)
 
 
@@ -119,8 +122,10 @@ class Evaluation:
 
 
 def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, over: Map) -> Evaluation:
-    """Measure real notes, their pictures made sound, and each run's reconstructions, samples and the samples' nearest
-    training notes. Raises ValueError where data set, runs and judges do not fit each other.
+    """Measure real notes, their pictures made sound, and each run's reconstructions and, where it is an autoregressor,
+    samples and the samples' nearest training notes.
+
+    Raises ValueError where data set, runs and judges do not fit each other.
     """
     task.check()
     parts = cut(chosen(Rows(task.data, task.split).num_rows, num_notes, num_shown), num_shown)
@@ -137,11 +142,12 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
         for part in parts
     ]
     copies, count = dict[int, tuple[Measured, Features]](), progress("their nearest training notes")
-    for first, *found in over(partial(measure_copies, task=task), jobs):
+    for first, *found in over(partial(measure_copies, task=task), jobs if nearest else []):
         copies[first] = (found[0], found[1])
         count(len(copies), len(jobs))
-    measured = [likeness, *(outcome.measured for outcome in outcomes), *(copies[part.first][0] for part in parts)]
-    features = [*(outcome.features for outcome in outcomes), *(copies[part.first][1] for part in parts)]
+    of_copies = [copies[first] for first in sorted(copies)]
+    measured = [likeness, *(outcome.measured for outcome in outcomes), *(measures for measures, _ in of_copies)]
+    features = [*(outcome.features for outcome in outcomes), *(features for _, features in of_copies)]
     of_sets, left_out = set_measures(joined(features), over)
     return Evaluation(
         split=task.split,
@@ -150,7 +156,7 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
         measures={metric: estimates(lines) for metric, lines in joined(measured).items()} | of_sets,
         left_out=left_out,
         codebook={
-            run: usage(torch.stack([one.hits[run] for one in outcomes]).sum(0), model_of(folder).tokenizer.config)
+            run: usage(torch.stack([one.hits[run] for one in outcomes]).sum(0), tokenizer_of(folder)[0].config)
             for run, folder in task.runs.items()
         },
         shown=[versions for outcome in outcomes for versions in outcome.shown],
@@ -193,18 +199,19 @@ def measure_part(part: Part, task: Task) -> Outcome:
     spectrogram = info.spectrogram
     real = real_version(spectrogram, columns)
     versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)}
-    likeness, hits = {"real": likeness_of(real.picture_B1FN)}, {}
+    likeness, hits, bits = {"real": likeness_of(real.picture_B1FN)}, {}, {}
     for run, folder in task.runs.items():
-        mars = model_of(folder)
-        of_run, codes_BL = versions_of_run(mars, real, columns, part.first, task.sampling, task.phase)
+        of_run, codes_BL = versions_of_run(folder, real, columns, part.first, task.sampling, task.phase)
         versions |= {line_of(kind, run): version for kind, version in of_run.items()}
-        likeness[line_of("sample", run)] = likeness_of(of_run["sample"].picture_B1FN)
-        hits[run] = count_codes(codes_BL, mars.tokenizer.config)
+        hits[run] = count_codes(codes_BL, tokenizer_of(folder)[0].config)
+        if not is_tokenizer(folder):
+            likeness[line_of("sample", run)] = likeness_of(of_run["sample"].picture_B1FN)
+            bits[line_of("sample", run)] = model_of(folder).bits_per_second(codes_BL, columns)
     features = task.judges.features(versions, info)
     num_shown = min(part.num_shown, len(part.rows))
     return Outcome(
         part,
-        measure(versions, real, columns, spectrogram.sample_rate, features),
+        measure(versions, real, columns, spectrogram.sample_rate, features) | ({BITS: bits} if bits else {}),
         features,
         {name: values for name, values in columns.items() if values.ndim == 1},
         likeness,
@@ -233,12 +240,14 @@ def likeness_of(picture_B1FN: Tensor) -> Tensor:
 
 def nearest_training_notes(task: Task, outcomes: list[Outcome]) -> tuple[dict[str, Tensor], Measured]:
     """For each run the pictures (B, 1, F, N), float16, of the training notes nearest to its samples; and how like they
-    are, for the samples and for the real notes. One pass over the training notes."""
+    are, for the samples and for the real notes. One pass over the training notes; none where there are no samples."""
+    runs = {run: line_of("sample", run) for run, folder in task.runs.items() if not is_tokenizer(folder)}
+    if not runs:
+        return {}, {}
     training, spectrogram = Rows(task.data, "train"), task.info.spectrogram
     found = {
         line: NearestNote(torch.cat([outcome.likeness[line] for outcome in outcomes])) for line in outcomes[0].likeness
     }
-    runs = {run: line_of("sample", run) for run in task.runs}
     nearest: dict[str, Tensor] = {}
     for group in training.groups:
         bank_N1FN = pictures_of(training.read_group(group, ["picture"]), spectrogram)

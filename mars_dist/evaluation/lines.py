@@ -3,7 +3,7 @@
 Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples, L codes over all scales.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,14 +16,18 @@ from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, Rows
-from mars_dist.model import Mars
+from mars_dist.fetched import on_disk
+from mars_dist.model import CONFIG, Mars, load_tokenizer
 from mars_dist.phase import Phase, wave_from_picture
 from mars_dist.sampling import SamplingConfig
+from mars_dist.serialize import read_json
 from mars_dist.spectrogram import picture_from_wave
+from mars_dist.tokenizer import Tokenizer
 
 SHARED = ("real", "griffin_lim")
 """griffin_lim: the real notes' own pictures, with the phase that all lines of the runs have too."""
 OF_A_RUN = ("reconstruction", "sample", "nearest_training_note")
+OF_A_TOKENIZER = OF_A_RUN[:1]
 COLUMNS = ["note_str", "picture", "wave", "pitch", "velocity", "family", "source", "instrument_str", "qualities"]
 
 
@@ -46,7 +50,34 @@ def line_of(kind: str, run: str) -> str:
 
 def lines_of(runs: Mapping[str, Address]) -> list[str]:
     """All lines, in the order of the page."""
-    return [*SHARED, *(line_of(kind, run) for run in runs for kind in OF_A_RUN)]
+    return [*SHARED, *(line_of(kind, run) for run, folder in runs.items() for kind in kinds_of(folder))]
+
+
+def kinds_of(folder: Address) -> Sequence[str]:
+    """The lines that a folder's model has."""
+    return OF_A_TOKENIZER if is_tokenizer(folder) else OF_A_RUN
+
+
+def is_tokenizer(folder: Address) -> bool:
+    """Rather than an autoregressor, which has one."""
+    file = on_disk(folder) / CONFIG
+    config = read_json(file) if file.exists() else None
+    return isinstance(config, dict) and config.get("kind") == "tokenizer"
+
+
+def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
+    """The run's tokenizer, whichever of the two the folder is."""
+    if is_tokenizer(folder):
+        return tokenizer_alone(folder)
+    mars = model_of(folder)
+    return mars.tokenizer, mars.spectrogram
+
+
+@lru_cache(maxsize=2)
+def tokenizer_alone(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
+    """Loaded once a process."""
+    tokenizer, run = load_tokenizer(folder)
+    return tokenizer, run.spectrogram
 
 
 @lru_cache(maxsize=2)
@@ -89,16 +120,16 @@ def resynthesis(real: Version, spectrogram: SpectrogramConfig, phase: Phase) -> 
 
 @torch.inference_mode()
 def versions_of_run(
-    mars: Mars, real: Version, columns: Columns, first_id: int, sampling: SamplingConfig, phase: Phase
+    folder: Address, real: Version, columns: Columns, first_id: int, sampling: SamplingConfig, phase: Phase
 ) -> tuple[dict[str, Version], Tensor]:
-    """A run's reconstructions and samples of some notes, and the notes' codes (B, L).
+    """A run's reconstructions and, where it makes any, samples of some notes, and the notes' codes (B, L).
 
     A sample is asked for with the conditions of its note; its noise is keyed by its place among all that are measured.
     """
-    codes_BL = mars.tokenizer.encode(multiplex(real.picture_B1FN, mars.spectrogram.cmx))
-    ids = list(range(first_id, first_id + len(codes_BL)))
-    pictures = {
-        "reconstruction": mars.decode(codes_BL),
-        "sample": mars.sample_pictures(mars.vocabulary.of_rows(columns), ids, sampling),
-    }
-    return {kind: sounding(made_B1FN, mars.spectrogram, phase) for kind, made_B1FN in pictures.items()}, codes_BL
+    tokenizer, spectrogram = tokenizer_of(folder)
+    codes_BL = tokenizer.encode(multiplex(real.picture_B1FN, spectrogram.cmx))
+    pictures = {"reconstruction": demultiplex(tokenizer.decode(codes_BL), spectrogram.cmx)}
+    if not is_tokenizer(folder):
+        mars, ids = model_of(folder), list(range(first_id, first_id + len(codes_BL)))
+        pictures["sample"] = mars.sample_pictures(mars.vocabulary.of_rows(columns), ids, sampling)
+    return {kind: sounding(made_B1FN, spectrogram, phase) for kind, made_B1FN in pictures.items()}, codes_BL

@@ -68,6 +68,12 @@ OF_NOTES = {
     ),
     "mse": Measure("MSE", LOWER, "Mean squared difference of the normalised log pictures, from the real note's."),
     "mae": Measure("MAE", LOWER, "Mean absolute difference of the normalised log pictures, from the real note's."),
+    "bits_per_second": Measure(
+        "Bits a second",
+        f"{LOWER}, on the same codes alone",
+        "How badly the model foretells the codes of the real note: -log2 of the probability that it gives them, all "
+        "scales together, by the note's seconds. Fewer codes take fewer bits whatever the model.",
+    ),
     "training_similarity": Measure(
         "Likeness to training",
         "0 to 1, not above the real notes'",

@@ -40,21 +40,26 @@ def render(report: Report, codec: Codec = "flac", num_notes: int | None = None) 
         section("Measures", measures(report)) if report.table else "",
         *(section(heading_of(model, report.models), about(model)) for model in report.models),
     ]
+    return document(report.title, report.description, report.notice, sections)
+
+
+def document(title: str, description: Sequence[str], notice: str, sections: Sequence[str]) -> str:
+    """A page of sections, with the style and the keys of all pages."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(report.title)}</title>
+<title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
 </head>
 <body>
 <header>
-<h1>{escape(report.title)}</h1>
-{paragraphs(report.description)}
-{f'<p class="notice" role="note">{escape(report.notice)}</p>' if report.notice else ""}
+<h1>{escape(title)}</h1>
+{paragraphs(description)}
+{f'<p class="notice" role="note">{escape(notice)}</p>' if notice else ""}
 </header>
 <main>
 {"".join(sections)}

@@ -49,6 +49,12 @@ class Plan:
 
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
+        self.require_fit(workers)
+        if (before := self.noted(PLAN)) and (difference := first_difference(before.to_plain(), self.to_plain())):
+            raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
+
+    def require_fit(self, workers: int) -> None:
+        """Raises ValueError where the settings fit neither data nor workers."""
         replicas = self.config.train.replicas
         if workers % replicas:
             raise ValueError(
@@ -66,8 +72,6 @@ class Plan:
                     require_same_autoregressor(self.init_from, self.config, self.tokenizer_folder)
             case ClassifierRunConfig():
                 require_pictures_fit(self.config, self.data, workers)
-        if (before := self.noted(PLAN)) and (difference := first_difference(before.to_plain(), self.to_plain())):
-            raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
 
     def stage(self, run: Run) -> Stage:
         """What the loop trains; made by every worker."""

@@ -6,6 +6,7 @@ all branches, N codebooks, R rows of all codebooks, M residuals.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mars_dist.addresses import Address
-from mars_dist.cmx import demultiplex
+from mars_dist.cmx import demultiplex, recut
 from mars_dist.config import FEWEST_SCALES, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.dataset import Columns, Rows, require_same
 from mars_dist.losses import reconstruction_loss
 from mars_dist.metrics.codebook import advice, count_codes, usage
 from mars_dist.metrics.reconstruction import mae, mse
 from mars_dist.model import save_tokenizer
+from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
@@ -39,7 +41,8 @@ class TokenizerStage:
     def __init__(self, config: TokenizerRunConfig, data: str, run: Run, init_from: Address | None = None) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, data, run.world_size)
-        loader = (["picture"], prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
+        cut_anew = partial(prepare, before=rows.info.spectrogram.cmx, after=config.spectrogram.cmx)
+        loader = (["picture"], cut_anew, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
         self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
         torch.manual_seed(self.train.seed)
         self.settings = config.codebook
@@ -194,9 +197,10 @@ def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str, wor
     rows = Rows(data, "train")
     if rows.info.kind != "pictures":
         raise ValueError(f"{data}: holds {rows.info.kind}, not pictures: give the --out of mars preprocess")
-    require_same(config.spectrogram, rows.info)
+    require_same(replace(config.spectrogram, cmx=rows.info.spectrogram.cmx), rows.info)
     return rows, Rows(data, "valid")
 
 
-def prepare(columns: Columns) -> Batch:
-    return {"picture": torch.from_numpy(columns["picture"].astype(np.float32))}
+def prepare(columns: Columns, before: Size, after: Size) -> Batch:
+    """Pictures with the channels that the tokenizer takes, whatever CMX they are stored with."""
+    return {"picture": recut(torch.from_numpy(columns["picture"].astype(np.float32)), before, after)}

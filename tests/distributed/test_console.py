@@ -12,10 +12,10 @@ from mars_dist.distributed.train import there_is
 
 
 @ray.remote(num_cpus=0)
-def speaks_then_waits_to_be_stopped(name: str) -> bool:
+def speaks_then_waits_to_be_stopped(name: str, of: str = "") -> bool:
     line = Line(name)
     line.say("started")
-    return line.stop_wanted().wait(20)
+    return line.stop_wanted(of).wait(20)
 
 
 def test_lines_come_here_and_the_wish_to_stop_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +30,16 @@ def test_lines_come_here_and_the_wish_to_stop_goes_there(monkeypatch: pytest.Mon
         assert ray.get(stopped)
     quiet = "nothing was heard for 2 s: 9 workers want a CPU each; 1 nodes have 4 CPUs, 4 of them free"
     assert "started" in said and quiet in said
+
+
+def test_one_of_several_is_stopped_alone() -> None:
+    stop = Event()
+    with console(lambda line: None, stop, lambda: "") as name:
+        one, other = (speaks_then_waits_to_be_stopped.remote(name, of) for of in ("one", "other"))
+        Line(name).stop("one")
+        assert ray.wait([one, other], timeout=15)[0] == [one]
+        stop.set()
+        assert ray.get([one, other]) == [True, True]
 
 
 def test_an_error_that_comes_again_with_nothing_saved_is_given_up() -> None:

@@ -1,5 +1,6 @@
 """An evaluation of real models on real notes, in one process: what each line is, and that spreading changes nothing."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,6 +19,8 @@ from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
 from mars_dist.phase import DEFAULT
 from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
+from mars_dist.serialize import read_json
+from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
 LINES = ["real", "griffin_lim", "reconstruction", "sample", "nearest_training_note"]
@@ -45,7 +48,8 @@ def test_every_measure_has_its_lines_and_words(evaluation: Evaluation) -> None:
         assert list(evaluation.measures[metric]) == LINES
         assert all(estimate.n == 4 for estimate in evaluation.measures[metric].values())
     assert list(evaluation.measures["training_similarity"]) == ["real", "sample"]
-    assert evaluation.measures.keys() == by_note | {"training_similarity"}
+    assert list(evaluation.measures["bits_per_second"]) == ["sample"]
+    assert evaluation.measures.keys() == by_note | {"training_similarity", "bits_per_second"}
     assert all(measure_named(name).formula for name in evaluation.measures)
     assert measure_named("fad vggish:weights.pt").heading == "FAD, vggish"
     assert not OF_NOTES.keys() & OF_SETS.keys()
@@ -67,6 +71,27 @@ def test_spreading_changes_nothing(task: Task, evaluation: Evaluation) -> None:
     again = evaluate(task, 4, 2, silent, backwards)
     assert again.measures == evaluation.measures and again.codebook == evaluation.codebook
     assert again.rows["note_str"].tolist() == evaluation.rows["note_str"].tolist()
+
+
+def test_a_tokenizer_alone_has_the_reconstructions_that_its_autoregressor_has(
+    task: Task, evaluation: Evaluation, trained_tokenizer: Plan
+) -> None:
+    alone = evaluate(replace(task, runs={"": trained_tokenizer.folder}), 4, 2, silent, map)
+    assert alone.lines == LINES[:3] and alone.codebook == evaluation.codebook
+    assert not alone.measures.keys() - evaluation.measures.keys()
+    for metric, lines in alone.measures.items():
+        assert lines == {line: evaluation.measures[metric][line] for line in LINES[:3]}
+    mixed = evaluate(replace(task, runs={"a": task.runs[""], "b": trained_tokenizer.folder}), 4, 2, silent, map)
+    assert mixed.lines[-1] == "reconstruction, b" and len(mixed.lines) == 6
+    assert mixed.measures["mse"]["reconstruction, b"] == evaluation.measures["mse"]["reconstruction"]
+
+
+def test_bits_are_what_validation_finds(evaluation: Evaluation, trained_autoregressor: Plan) -> None:
+    """On the same four notes, in the same precision, an eighth of a second each."""
+    [*_, last] = read_metrics(trained_autoregressor.folder, "valid")
+    bits = last["cross_entropy"] * 11 / math.log(2) / 0.125
+    assert last["step"] == read_json(trained_autoregressor.folder / "metrics.json")["step"]
+    assert evaluation.measures["bits_per_second"]["sample"].value == pytest.approx(bits, rel=1e-4)
 
 
 def test_what_is_shown_are_the_first_rows(task: Task, evaluation: Evaluation) -> None:

@@ -1,0 +1,83 @@
+"""What became of each trial: a record.json in its folder, so that a sweep that was broken off runs none twice."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mars_dist.serialize import as_json, first_difference, parse_json
+from mars_dist.storage import Folder
+from mars_dist.sweeps.study import TRIALS, Study, Trial
+
+Status = Literal["running", "finished", "stopped", "failed"]
+Report = dict[str, Any]
+RECORD, SWEEP = "record.json", "sweep.json"
+
+
+@dataclass
+class Record:
+    """Of one trial. A report has `stage`, `step`, `flops` and `seconds` so far, and metrics on the way."""
+
+    trial: Trial
+    status: Status = "running"
+    reports: list[Report] = field(default_factory=list)
+    score: dict[str, float] = field(default_factory=dict)
+    """What its model was measured to be, at its end."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """What its setting costs to use."""
+    error: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.status != "running"
+
+    def spent(self, what: Literal["flops", "seconds"]) -> float:
+        return float(self.reports[-1][what]) if self.reports else 0.0
+
+    def add(self, report: Report) -> None:
+        """A trial that goes on from its checkpoint may report a step again."""
+        at = (report["stage"], report["step"])
+        self.reports = [one for one in self.reports if (one["stage"], one["step"]) < at] + [report]
+
+
+class Records:
+    """Of all trials of a study, in the order in which they were begun."""
+
+    def __init__(self, study: Study) -> None:
+        """Those that are there. Raises ValueError where the folder holds another sweep."""
+        self.study = study
+        home, plain = study.home, study.to_plain()
+        if SWEEP in home.list() and (difference := first_difference(read_json(home, SWEEP), plain)):
+            raise ValueError(f"{study.out}: holds a sweep with {difference}: use its settings, or choose another --out")
+        folders = [home.sub(TRIALS).sub(name) for name in sorted(home.sub(TRIALS).list())]
+        found = [read_record(folder) for folder in folders if RECORD in folder.list()]
+        self.by_name = {record.trial.name: record for record in found}
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.by_name.values())
+
+    def over(self, trial: Trial) -> bool:
+        """Whether the trial need not be run."""
+        return trial.name in self.by_name and self.by_name[trial.name].over
+
+    def begin(self, trial: Trial) -> Record:
+        """The trial's record: the one that is there, or a new one. Raises ValueError where it is of another setting."""
+        if trial.name not in self.by_name:
+            self.study.home.write(SWEEP, as_json(self.study.to_plain()))
+            self.by_name[trial.name] = Record(trial, facts=self.study.facts(trial))
+            self.save(self.by_name[trial.name])
+        record = self.by_name[trial.name]
+        assert record.trial == trial, "the same place, another setting"
+        return record
+
+    def save(self, record: Record) -> None:
+        self.study.folder(record.trial).write(RECORD, as_json(record))
+
+
+def read_record(folder: Folder) -> Record:
+    """Raises OSError where there is none, ValueError where it is damaged."""
+    plain = read_json(folder, RECORD)
+    return Record(**(plain | {"trial": Trial(**plain["trial"])}))
+
+
+def read_json(folder: Folder, file: str) -> Any:
+    return parse_json(folder.read(file), folder.at(file))

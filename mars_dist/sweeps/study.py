@@ -1,0 +1,263 @@
+"""A sweep on some data: its trials, each with the same training FLOPs or the same time, and a folder of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from math import log
+from typing import Any
+
+from mars_dist.addresses import Address, address
+from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
+from mars_dist.costs import PresetCost, StageCost, cost_of
+from mars_dist.fetched import on_disk
+from mars_dist.model import read_config
+from mars_dist.presets import Preset
+from mars_dist.serialize import from_plain, to_plain
+from mars_dist.storage import Folder
+from mars_dist.sweeps.sweep import Choice, Sweep, named
+from mars_dist.training.journal import read_metrics
+from mars_dist.training.plan import Plan
+
+REPORTS = 9
+"""Validations of a trial on its way, at equal shares of its budget."""
+PACE_STEPS = 12
+"""Of a short training that tells how many steps a budget of seconds is."""
+TRIALS, PACE, CODES = "trials", "pace", "codes"
+
+
+Run = TokenizerRunConfig | AutoregressorRunConfig
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting, trained from a seed."""
+
+    place: int
+    """Of the setting, in the order in which settings are tried."""
+    choice: Choice
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.place:03d}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training within a trial."""
+
+    plan: Plan
+    flops_per_step: float
+    share: float
+    """Of the trial's budget."""
+    figures: dict[str, tuple[str, float]]
+    """Metric -> the figure of validation that stands for it, and what it is to be multiplied with."""
+
+    @property
+    def flops(self) -> float:
+        return self.flops_per_step * self.plan.config.train.steps
+
+    @property
+    def born(self) -> int:
+        """The first step after which figures mean what they will mean at the end: there is a codebook."""
+        return self.plan.config.codebook.start_step if isinstance(self.plan.config, TokenizerRunConfig) else 0
+
+    def lasting(self, steps: int) -> "Stage":
+        return replace(self, plan=replace(self.plan, config=lasting(self.config, steps, self.config.train.seed)))
+
+    def pace(self) -> Plan:
+        """A short training that tells how long a step takes."""
+        folder = Folder.open(self.plan.folder).sub(PACE)
+        return replace(self.lasting(PACE_STEPS).plan, folder=address(folder.name))
+
+    def in_seconds(self, seconds: float) -> "Stage":
+        """With as many steps as take so long, by the short training. Raises ValueError for too few."""
+        [*_, last] = read_metrics(on_disk(self.pace().folder), "train")
+        return self.lasting(int(seconds * self.share / last["step_seconds"]))
+
+    @property
+    def config(self) -> Run:
+        assert not isinstance(self.plan.config, ClassifierRunConfig)
+        return self.plan.config
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `mars tune` was told. Raises ValueError where sweep and options do not fit."""
+
+    sweep: Sweep
+    data: str
+    out: Address
+    workers: int = 1
+    """Of each trial."""
+    num_notes: int = 256
+    """Held-out notes that each trial is measured on at its end."""
+    tokenizer: Address | None = None
+    codes: str | None = None
+    """Where autoregressors alone are trained: the tokenizer, and the pictures as its codes."""
+
+    def __post_init__(self) -> None:
+        alone = self.sweep.kind == "autoregressor"
+        for name in ("tokenizer", "codes"):
+            if (getattr(self, name) is not None) != alone:
+                rule = "trains autoregressors alone: give" if alone else "trains tokenizers of its own: leave out"
+                raise ValueError(f"--{name}: the sweep {rule} --tokenizer and --codes")
+        if alone and (own := [name for name in self.names if name.startswith("tokenizer.")]):
+            raise ValueError(f"space: {own[0]} is up to --tokenizer: leave it out, or let kind be both")
+        if self.workers < 1:
+            raise ValueError(f"--workers: {self.workers} must be at least 1")
+        if self.num_notes < 1:
+            raise ValueError(f"--notes: {self.num_notes} must be at least 1")
+
+    @property
+    def names(self) -> set[str]:
+        """Of all settings that the sweep touches."""
+        chosen = (settings for choices in self.sweep.space.values() for settings in choices.values())
+        return {name for settings in (self.sweep.settings, *chosen) for name in settings}
+
+    def to_plain(self) -> dict[str, Any]:
+        """What makes it another sweep. Seeds and trials may be added, and metrics chosen anew."""
+        sweep = self.sweep
+        return {
+            "kind": sweep.kind,
+            "preset": to_plain(sweep.base),
+            "space": {
+                part: {
+                    label: {name: to_plain(value) for name, value in settings.items()}
+                    for label, settings in choices.items()
+                }
+                for part, choices in sweep.space.items()
+            },
+            "flops": sweep.flops,
+            "seconds": sweep.seconds,
+            "data": self.data,
+            "codes": self.codes,
+            "tokenizer": str(self.tokenizer) if self.tokenizer else None,
+            "notes": self.num_notes,
+        }
+
+    def check(self, settings: Sequence[Choice]) -> None:
+        """Raises ValueError where one fits neither data, budget nor workers: told before the first is tried."""
+        for place, choice in enumerate(settings):
+            try:
+                first, *_ = self.stages(Trial(place, choice, self.sweep.seeds[0]))
+                first.plan.require_fit(self.workers)
+            except ValueError as error:
+                raise ValueError(f"{named(choice)}: {error}") from None
+
+    def trials(self, settings: Sequence[Choice]) -> list[Trial]:
+        """Every setting from every seed; all settings come once before any comes again."""
+        return [Trial(place, choice, seed) for seed in self.sweep.seeds for place, choice in enumerate(settings)]
+
+    @property
+    def home(self) -> Folder:
+        return Folder.open(self.out)
+
+    def folder(self, trial: Trial) -> Folder:
+        return self.home.sub(TRIALS).sub(trial.name)
+
+    def model(self, trial: Trial) -> Address:
+        """The folder that is measured."""
+        return self.within(trial, "tokenizer" if self.sweep.kind == "tokenizer" else "autoregressor")
+
+    def within(self, trial: Trial, name: str) -> Address:
+        return address(self.folder(trial).sub(name).name)
+
+    def preset(self, choice: Choice) -> Preset:
+        """An autoregressor alone has the tokenizer that it is given."""
+        preset = self.sweep.preset_of(choice)
+        return replace(preset, tokenizer=tokenizer_run(self.tokenizer)) if self.tokenizer else preset
+
+    @cached_property
+    def budget(self) -> float:
+        """Training FLOPs of each trial, or seconds. Unless told, what the preset itself takes."""
+        return self.sweep.flops or self.sweep.seconds or sum(self.own_flops)
+
+    @cached_property
+    def own_flops(self) -> tuple[float, ...]:
+        """Of each stage of the preset that all trials are varied from."""
+        preset = self.sweep.base
+        if self.tokenizer:
+            preset = replace(preset, tokenizer=tokenizer_run(self.tokenizer))
+        return tuple(flops * run.train.steps for run, flops in self.runs(preset))
+
+    def runs(self, preset: Preset) -> list[tuple[Run, float]]:
+        """What a trial trains, and the training FLOPs of one of its steps."""
+        costs = cost(preset)
+        both: list[tuple[Run, StageCost]]
+        both = [(preset.tokenizer, costs.tokenizer), (preset.autoregressor, costs.autoregressor)]
+        wanted = {"tokenizer": both[:1], "autoregressor": both[1:], "both": both}[self.sweep.kind]
+        return [(run, float(of.training_flops * run.train.batch_size)) for run, of in wanted]
+
+    def stages(self, trial: Trial) -> list[Stage]:
+        """What the trial trains, one after the other; with a budget of seconds, as if its steps were the preset's.
+
+        Raises ValueError where the budget is too small.
+        """
+        preset = self.preset(trial.choice)
+        settings = preset.tokenizer.tokenizer
+        seconds = preset.tokenizer.spectrogram.num_samples / preset.tokenizer.spectrogram.sample_rate
+        bits = {"bits_per_second_sample": ("cross_entropy", settings.num_codes / log(2) / seconds)}
+        errors = {f"{name}_reconstruction": (name, 1.0) for name in ("mse", "mae")}
+        made = []
+        for (run, flops), own in zip(self.runs(preset), self.own_flops, strict=True):
+            share = own / sum(self.own_flops)
+            steps = run.train.steps if self.sweep.seconds else int(self.budget * share / flops)
+            run = lasting(run, steps, trial.seed)
+            if isinstance(run, TokenizerRunConfig):
+                plan, figures = Plan(run, self.data, self.within(trial, "tokenizer")), errors
+            else:
+                tokenizer = self.tokenizer or self.within(trial, "tokenizer")
+                codes = self.codes or str(self.within(trial, CODES))
+                plan, figures = Plan(run, codes, self.within(trial, "autoregressor"), tokenizer), bits
+            made.append(Stage(plan, flops, share, figures))
+        return made
+
+    def facts(self, trial: Trial) -> dict[str, float]:
+        """What a setting costs: tokens of a note, parameters, and FLOPs to make one."""
+        preset = self.preset(trial.choice)
+        found = cost(preset)
+        alone = self.sweep.kind == "tokenizer"
+        return {
+            "codes": preset.tokenizer.tokenizer.num_codes,
+            "parameters": found.tokenizer.num_parameters + (0 if alone else found.autoregressor.num_parameters),
+            "flops_per_note": found.tokenizer.forward_flops if alone else found.sampling_flops,
+        }
+
+
+@lru_cache(maxsize=64)
+def cost(preset: Preset) -> PresetCost:
+    return cost_of(preset)
+
+
+@lru_cache(maxsize=1)
+def tokenizer_run(folder: Address) -> TokenizerRunConfig:
+    """Raises ValueError where the folder holds no tokenizer."""
+    return from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+
+
+def lasting(run: Run, steps: int, seed: int) -> Run:
+    """The run with another number of steps, and a share of them for what it does in so many steps.
+
+    Raises ValueError for too few.
+    """
+    if steps < REPORTS:
+        raise ValueError(
+            f"flops, seconds: the budget of a trial is {steps} steps, at least {REPORTS} are needed: raise it"
+        )
+    share, every = steps / run.train.steps, steps // REPORTS
+    train = replace(
+        run.train,
+        steps=steps,
+        seed=seed,
+        patience=0,
+        log_every=min(run.train.log_every, every),
+        validate_every=every,
+        checkpoint_every=every,
+    )
+    optim = replace(run.optim, warmup_steps=round(run.optim.warmup_steps * share))
+    if isinstance(run, AutoregressorRunConfig):
+        return replace(run, optim=optim, train=train)
+    codebook = replace(run.codebook, start_step=round(run.codebook.start_step * share))
+    return replace(run, codebook=codebook, optim=optim, train=train)

@@ -1,0 +1,198 @@
+"""Sweeps over a real Ray runtime: trials that finish, fail, are stopped and are killed, and what is left of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
+from mars_dist.evaluation.judges import Judges
+from mars_dist.page import evaluate_folders
+from mars_dist.phase import DEFAULT
+from mars_dist.sampling import AS_ASKED
+from mars_dist.serialize import read_json
+from mars_dist.storage import Folder
+from mars_dist.sweeps import Sweep, choices
+from mars_dist.sweeps.metrics import known
+from mars_dist.sweeps.records import RECORD, Records
+from mars_dist.sweeps.results import rank
+from mars_dist.sweeps.search import make_search
+from mars_dist.sweeps.study import Study
+from mars_dist.training.journal import read_metrics
+
+SETTINGS = {
+    "tokenizer.spectrogram.num_samples": 2000,
+    "tokenizer.spectrogram.n_fft": 128,
+    "tokenizer.spectrogram.cmx": "4x4",
+    "tokenizer.tokenizer.patch": "4x1",
+    "tokenizer.tokenizer.scales": ["1x1", "4x4"],
+    "tokenizer.train.steps": 27,
+    "autoregressor.train.steps": 18,
+}
+RATE = "tokenizer.optim.lr"
+
+
+def run(study: Study) -> tuple[Records, list[str]]:
+    """All trials; what became of them, and what was said."""
+    lines: list[str] = []
+    records = Records(study)
+    run_trials(study, make_search(None, study, None, records), records, lines.append)
+    return Records(study), lines
+
+
+@pytest.fixture
+def study(short_pictures: str, tmp_path: Path) -> Callable[..., Study]:
+    def make(kind: Any = "tokenizer", **of_sweep: Any) -> Study:
+        sweep = Sweep(kind, preset="debug", settings=SETTINGS, **of_sweep)
+        return Study(sweep, short_pictures, tmp_path / "sweep", num_notes=4)
+
+    return make
+
+
+@pytest.fixture
+def all_free() -> Callable[[], bool]:
+    """Whether every CPU is given back soon."""
+
+    def wait() -> bool:
+        end = monotonic() + 20
+        while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+            if monotonic() > end:
+                return False
+            sleep(0.1)
+        return True
+
+    return wait
+
+
+def test_a_trial_that_fails_ends_no_other_and_the_best_score_is_what_mars_evaluate_finds(
+    study: Callable[..., Study], all_free: Callable[[], bool], tmp_path: Path
+) -> None:
+    of = study(space={"rate": choices(RATE, 2e-3, 1e30)}, stop_early=False)
+    records, lines = run(of)
+    good, bad = sorted(records, key=lambda record: record.trial.choice["rate"])
+    assert (good.trial.choice, bad.trial.choice) == ({"rate": "0.002"}, {"rate": "1e+30"})
+    assert good.status == "finished" and [report["step"] for report in good.reports] == list(range(6, 28, 3))
+    assert good.reports[-1]["flops"] == pytest.approx(of.budget) and good.reports[-1]["seconds"] > 0
+    assert bad.status == "failed" and "not finite at step" in bad.error
+    assert lines[0].startswith("4 trials at once, of 1 CPU worker and a driver each")
+    assert any(line.endswith(f"failed: {bad.error}") for line in lines) and all_free()
+
+    best = rank(of, records)[0]
+    assert best.records == [good]
+    report = Folder.open(tmp_path)
+    evaluate_folders(
+        [of.model(good.trial)], of.data, {"valid": 4}, 1, Judges(), AS_ASKED, DEFAULT, report, "r.html", print
+    )
+    measures = read_json(tmp_path / "r.json")["splits"]["valid"]["measures"]
+    assert good.score.keys() == known("tokenizer").keys()
+    for name, metric in known("tokenizer").items():
+        assert good.score[name] == pytest.approx(measures[metric.measure]["reconstruction"]["value"], rel=1e-4), name
+
+    search = make_search(None, of, None, records)
+    assert search.ended, "neither the finished nor the failed one is run again"
+
+
+def test_a_trial_that_falls_behind_is_stopped_and_its_workers_are_gone(
+    study: Callable[..., Study], all_free: Callable[[], bool]
+) -> None:
+    """Behind one that ended before this process began; trials last the same time."""
+    of = study(space={"rate": choices(RATE, 2e-3, 1e-3)}, seconds=3.0)
+    records = Records(of)
+    ended = records.begin(of.trials(of.sweep.grid())[0])
+    for share in (1 / 9, 1 / 3, 1):
+        spent = {"stage": 0, "step": int(90 * share), "flops": 1e9 * share, "seconds": 3 * share}
+        ended.add(spent | {"mse_reconstruction": 1e-9, "mae_reconstruction": 1e-9})
+    ended.status, ended.score = "finished", dict.fromkeys(known("tokenizer"), 1e-9)
+    records.save(ended)
+    lines: list[str] = []
+    run_trials(of, make_search(None, of, None, records), records, lines.append)
+    [other] = (record for record in Records(of) if record.trial.name != ended.trial.name)
+    assert other.status == "stopped" and len(other.reports) == 1 and not other.score
+    assert other.reports[0]["seconds"] > 0.9 * 3 / 9
+    assert lines[-1].endswith(", stopped") and all_free()
+    folder = Path(of.within(other.trial, "tokenizer"))
+    [*_, last] = read_metrics(folder, "train")
+    sleep(2)
+    assert read_metrics(folder, "train")[-1] == last, "nobody trains on"
+
+
+def test_both_stages_in_a_row(study: Callable[..., Study]) -> None:
+    of = study("both", space={"codes": choices("tokenizer.tokenizer.codebook_size", 16)})
+    [record], _ = run(of)
+    assert record.status == "finished" and record.score.keys() == known("both").keys()
+    stages = [report["stage"] for report in record.reports]
+    assert stages == sorted(stages) and set(stages) == {0, 1}
+    assert record.spent("flops") == pytest.approx(of.budget, rel=0.05)
+    bits = [report["bits_per_second_sample"] for report in record.reports if report["stage"] == 1]
+    assert bits[-1] == pytest.approx(record.score["bits_per_second_sample"], rel=0.02), "bf16 against float32"
+
+
+FILE = """
+from mars_dist.sweeps import Sweep, choices
+SWEEP = Sweep("tokenizer", {{"rate": choices("{rate}", 2e-3, 1e-3, 5e-4)}}, "debug", {settings}, stop_early=False)
+"""
+
+
+def test_a_sweep_that_is_killed_finishes_with_the_same_trials_and_runs_none_twice(
+    study: Callable[..., Study], tmp_path: Path
+) -> None:
+    """Killed while one trial has finished and another has saved something."""
+    settings = SETTINGS | {"tokenizer.train.steps": 90}
+    (tmp_path / "mine.py").write_text(FILE.format(rate=RATE, settings=settings))
+    of = study(space={"rate": choices(RATE, 2e-3, 1e-3, 5e-4)}, stop_early=False)
+    of = replace(of, sweep=replace(of.sweep, settings=settings))
+    words = ["-c", "from mars_dist.cli import main; main()", "tune", str(tmp_path / "mine.py"), "--data", of.data]
+    command = [sys.executable, *words, "--out", str(of.out), "--notes", "4"]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: {"finished", "running"} <= states(of), driver, tmp_path / "log")
+    finally:
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        _, alive = psutil.wait_procs(family, timeout=60)
+        for process in alive:
+            process.kill()
+    before = {record.trial.name: of.folder(record.trial).read(RECORD) for record in Records(of) if record.over}
+    half = {record.trial.name: record.reports for record in Records(of) if not record.over}
+    assert 1 <= len(before) < 3
+    records, _ = run(of)
+    assert len(list(records)) == 3 and {record.status for record in records} == {"finished"}
+    for record in records:
+        folder = of.folder(record.trial)
+        if record.trial.name in before:
+            assert folder.read(RECORD) == before[record.trial.name]
+        steps = [report["step"] for report in record.reports]
+        assert steps == sorted(set(steps)) and steps[-1] == 90
+        reported = half.get(record.trial.name, [])
+        assert record.reports[: len(reported) - 1] == reported[:-1], "the last one may have come without its checkpoint"
+
+
+def states(study: Study) -> set[str]:
+    """Of the trials that have reported something."""
+    return {record.status for record in Records(study) if record.reports}
+
+
+def wait_until(condition: Callable[[], bool], driver: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = monotonic() + 240
+    while not condition():
+        assert monotonic() < end and driver.poll() is None, log.read_text()
+        sleep(0.05)
+
+
+def test_what_no_cluster_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--workers: 64 workers need 64 CPUs, there are 4: choose at most 4"):
+        at_once(64, "CPU")
+    assert [at_once(workers, "CPU") for workers in (1, 2, 3, 4)] == [4, 2, 1, 1]
+    assert ray.cluster_resources()["memory"] > 4 * DRIVER_MEMORY

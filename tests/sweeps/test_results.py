@@ -1,0 +1,109 @@
+"""The table, the page and the TOML of trials that are made up: what stands where."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mars_dist.presets import load
+from mars_dist.report.plots import Point, pareto_front, short
+from mars_dist.sweeps.conclude import conclude
+from mars_dist.sweeps.records import Record, Records
+from mars_dist.sweeps.results import rank
+from mars_dist.sweeps.search import draw
+from mars_dist.sweeps.study import Study
+
+Ended = Callable[..., Record]
+
+
+@pytest.fixture
+def records(study: Study, ended: Ended) -> Records:
+    """Four settings: the third best by its one seed that was not stopped, the fourth with none."""
+    records = Records(study)
+    fates = {0: (3.0, 5.0), 1: (2.0, 2.5), 2: (1.0, "stopped"), 3: ("failed", "stopped")}
+    for trial in study.trials(draw(study, 4)):
+        fate = fates[trial.place][trial.seed]
+        ended(records, trial, **({"status": fate} if isinstance(fate, str) else {"score": fate}))
+    return records
+
+
+def test_settings_that_came_to_their_end_from_every_seed_come_first(study: Study, records: Records) -> None:
+    ranked = rank(study, Records(study))
+    assert [tried.records[0].trial.place for tried in ranked] == [1, 0, 2, 3]
+    assert ranked[0].mean("mse_reconstruction") == 2.25 and ranked[0].spread("mse_reconstruction") == 0.25
+
+
+def test_the_table_has_means_spreads_fates_and_costs(study: Study, records: Records) -> None:
+    lines = conclude(study, records, print).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0][:4] == ["codes", "width", "mse_reconstruction", "seeds"] and len(rows) == 6
+    assert [row[2] for row in rows[2:]] == ["2.25 ± 0.25", "4 ± 1", "1", ""]
+    assert [row[3] for row in rows[2:]] == ["2", "2", "1, 1 stopped", "1 failed, 1 stopped"]
+    assert rows[2][4] == "21" and rows[2][6:] == ["3e+09", "3"]
+    assert (Path(study.out) / "table.md").read_text() == "\n".join(lines) + "\n"
+
+
+def test_the_best_setting_is_a_preset(study: Study, records: Records) -> None:
+    conclude(study, records, print)
+    best = rank(study, records)[0]
+    assert load(str(Path(study.out) / "best.toml")) == study.sweep.preset_of(best.choice)
+
+
+def test_the_page_tells_all_of_it(study: Study, records: Records) -> None:
+    conclude(study, records, print)
+    page = (Path(study.out) / "sweep.html").read_text()
+    for text in (
+        "4 of 9 settings of tokenizers, varied from the preset debug, each from 2 seeds: 8 trials (5 finished,",
+        "The debug preset shows that the machinery works",
+        "2.25 ± 0.25",
+        "no memory left",
+        "mse_reconstruction, validation",
+        'class="setting best"',
+    ):
+        assert text in page, text
+    assert page.count("<circle") == 4 and page.count('class="setting') == 2
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_each_finished_trial_is_a_run_of_tensorboard(study: Study, records: Records) -> None:
+    for _ in range(2):
+        conclude(study, records, print)
+        runs = {path.parent.name for path in (Path(study.out) / "tensorboard").glob("*/events*")}
+        assert runs == {"000-seed-0", "000-seed-1", "001-seed-0", "001-seed-1", "002-seed-0"}
+
+
+def test_a_sweep_without_a_result_has_a_page_and_no_best(study: Study, ended: Ended, tmp_path: Path) -> None:
+    records = Records(study)
+    ended(records, study.trials(draw(study, 1))[0], "failed")
+    assert "1 failed" in conclude(study, records, print)
+    assert not (Path(study.out) / "best.toml").exists() and "1 failed" in (Path(study.out) / "sweep.html").read_text()
+
+
+numbers = st.integers(0, 6).map(float)
+
+
+@given(st.lists(st.builds(Point, st.just("a"), numbers, numbers), min_size=1), st.sampled_from(["min", "max"]))
+def test_nothing_beats_what_is_on_the_front(points: list[Point], mode: str) -> None:
+    sign = 1 if mode == "min" else -1
+
+    def beaten(one: Point) -> bool:
+        return any(
+            other.x <= one.x and sign * other.y <= sign * one.y and (other.x, other.y) != (one.x, one.y)
+            for other in points
+        )
+
+    front = pareto_front(points, mode)  # type: ignore[arg-type]
+    assert {(one.x, one.y) for one in front} == {(one.x, one.y) for one in points if not beaten(one)}
+    assert [one.x for one in front] == sorted({one.x for one in front})
+
+
+def test_numbers_are_short() -> None:
+    assert [short(value) for value in (1234, 0.012345, 5.63e9, 2e6, 0)] == [
+        "1,234",
+        "0.0123",
+        "5.63\u202fG",
+        "2\u202fM",
+        "0",
+    ]

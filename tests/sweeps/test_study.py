@@ -1,0 +1,116 @@
+"""Trials at equal cost, and what a user can get wrong about them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import pytest
+
+from mars_dist.config import TokenizerRunConfig
+from mars_dist.sweeps import Sweep, choices
+from mars_dist.sweeps.records import Records
+from mars_dist.sweeps.search import draw, make_search
+from mars_dist.sweeps.study import PACE_STEPS, REPORTS, Study, Trial
+from mars_dist.training.journal import read_metrics
+from mars_dist.training.plan import Plan
+
+WithSweep = Callable[..., Study]
+
+
+def test_dearer_settings_make_fewer_steps(study: Study) -> None:
+    """All spend what the preset itself takes, to the step."""
+    steps = {}
+    for choice in study.sweep.grid():
+        [stage] = study.stages(Trial(0, choice, 1))
+        assert study.budget - stage.flops_per_step < stage.flops <= study.budget
+        config = stage.config
+        assert isinstance(config, TokenizerRunConfig) and config.train.seed == 1
+        steps[choice["width"]] = config.train.steps
+        share = config.train.steps / 100
+        assert config.codebook.start_step == round(4 * share) and config.optim.warmup_steps == round(4 * share)
+        assert config.train.checkpoint_every == config.train.validate_every == config.train.steps // REPORTS
+    assert steps["32"] > steps["64"] == 100 > steps["96"]
+
+
+def test_a_budget_may_be_given(with_sweep: WithSweep, study: Study) -> None:
+    twice = with_sweep(flops=2 * study.budget)
+    choice = study.sweep.grid()[1]
+    assert twice.stages(Trial(0, choice, 0))[0].config.train.steps == 200
+    with pytest.raises(ValueError, match=r"codes: 16, width: 64: flops, seconds: the budget of a trial is 2 steps"):
+        with_sweep(flops=study.budget / 50).check([choice])
+
+
+def test_a_budget_of_seconds_becomes_steps_by_a_short_training(
+    with_sweep: WithSweep, train_here: Callable[[Plan], None]
+) -> None:
+    study = with_sweep(seconds=2.0)
+    [stage] = study.stages(Trial(0, study.sweep.grid()[0], 0))
+    pace = stage.pace()
+    assert pace.config.train.steps == PACE_STEPS and pace.folder != stage.plan.folder
+    train_here(pace)
+    [*_, last] = read_metrics(Path(pace.folder), "train")
+    in_all = stage.in_seconds(2.0).config.train.steps
+    assert in_all == int(2.0 / last["step_seconds"]) > 20
+    with pytest.raises(ValueError, match=r"the budget of a trial is 0 steps, at least 9 are needed"):
+        stage.in_seconds(1e-6)
+
+
+def test_both_stages_share_a_budget_as_the_presets_do(short_pictures: str, tmp_path: Path) -> None:
+    space = {"codes": choices("tokenizer.tokenizer.codebook_size", 512, 1024)}
+    study = Study(Sweep("both", space), short_pictures, tmp_path)
+    first, second = study.stages(Trial(3, {"codes": "1024"}, 0))
+    assert (first.config.train.steps, second.config.train.steps) == (1400, 2400)
+    assert first.share + second.share == 1 and first.flops + second.flops == pytest.approx(study.budget)
+    assert second.plan.tokenizer == first.plan.folder and second.plan.data == f"{tmp_path}/trials/003-seed-0/codes"
+    name, factor = second.figures["bits_per_second_sample"]
+    assert name == "cross_entropy" and factor == pytest.approx(95 / log(2) / 4)
+
+
+def test_an_autoregressor_has_the_tokenizer_that_it_is_given(
+    trained_tokenizer: Plan, short_codes: str, short_pictures: str, tmp_path: Path
+) -> None:
+    sweep = Sweep("autoregressor", {"lr": choices("autoregressor.optim.lr", 0.1, 0.2)}, "debug")
+    with pytest.raises(ValueError, match=r"--tokenizer: the sweep trains autoregressors alone: give --tokenizer and"):
+        Study(sweep, short_pictures, tmp_path)
+    study = Study(sweep, short_pictures, tmp_path, tokenizer=trained_tokenizer.folder, codes=short_codes)
+    study.check(sweep.grid())
+    [stage] = study.stages(Trial(0, {"lr": "0.1"}, 0))
+    assert stage.plan.data == short_codes and stage.plan.tokenizer == trained_tokenizer.folder
+    assert study.facts(Trial(0, {"lr": "0.1"}, 0))["codes"] == 11
+    codes = Sweep("autoregressor", {"codes": choices("tokenizer.tokenizer.codebook_size", 16, 32)})
+    with pytest.raises(ValueError, match=r"space: tokenizer\.tokenizer\.codebook_size is up to --tokenizer"):
+        replace(study, sweep=codes)
+    with pytest.raises(ValueError, match=r"--tokenizer: the sweep trains tokenizers of its own: leave out"):
+        replace(study, sweep=Sweep("both", codes.space))
+
+
+def test_fewer_settings_are_the_first_of_more(study: Study) -> None:
+    all_of_them = draw(study, 9)
+    assert draw(study, 4) == all_of_them[:4]
+    assert sorted(all_of_them, key=str) == sorted(study.sweep.grid(), key=str)
+    trials = study.trials(all_of_them[:2])
+    assert [trial.name for trial in trials] == ["000-seed-0", "001-seed-0", "000-seed-1", "001-seed-1"]
+
+
+def test_mistakes_are_told_before_anything_runs(study: Study, with_sweep: WithSweep) -> None:
+    with pytest.raises(ValueError, match=r"spectrogram\.num_samples: 64000 is asked for, the data set was made with"):
+        make_search(None, with_sweep(settings={}), None, Records(study))
+    with pytest.raises(ValueError, match=r"--workers: 0 must be at least 1"):
+        replace(study, workers=0)
+    with pytest.raises(ValueError, match=r"train\.batch_size: 4 rows are too few for 5 workers"):
+        make_search(None, replace(study, workers=5), None, Records(study))
+    with pytest.raises(ValueError, match=r"--search optuna: say with --trials how many of the 9 settings it may try"):
+        make_search("optuna", study, None, Records(study))
+    with pytest.raises(ValueError, match=r"--search grid: tries all 9 settings: leave out --trials, or choose random"):
+        make_search("grid", study, 4, Records(study))
+    assert not Path(study.out).exists()
+
+
+def test_a_folder_holds_one_sweep(study: Study, with_sweep: WithSweep, ended: Callable[..., object]) -> None:
+    ended(Records(study), study.trials(draw(study, 1))[0])
+    assert len(list(Records(with_sweep(seeds=(0, 1, 2))))) == 1
+    with pytest.raises(
+        ValueError, match=rf"{study.out}: holds a sweep with flops = None, not 1000000000000\.0: use its settings"
+    ):
+        Records(with_sweep(flops=1e12))
