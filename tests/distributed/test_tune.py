@@ -22,6 +22,7 @@ from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import read_json
 from mars_dist.storage import Folder
 from mars_dist.sweeps import Sweep, choices
+from mars_dist.sweeps.conclude import conclude
 from mars_dist.sweeps.metrics import known
 from mars_dist.sweeps.records import RECORD, Records
 from mars_dist.sweeps.results import rank
@@ -125,15 +126,19 @@ def test_a_trial_that_falls_behind_is_stopped_and_its_workers_are_gone(
     assert read_metrics(folder, "train")[-1] == last, "nobody trains on"
 
 
-def test_both_stages_in_a_row(study: Callable[..., Study]) -> None:
-    of = study("both", space={"codes": choices("tokenizer.tokenizer.codebook_size", 16)})
-    [record], _ = run(of)
+def test_both_stages_in_a_row_with_all_that_is_kept_in_a_bucket(study: Callable[..., Study], bucket: str) -> None:
+    of = replace(study("both", space={"codes": choices("tokenizer.tokenizer.codebook_size", 16)}), out=bucket)
+    [record], lines = run(of)
+    assert record.error == ""
     assert record.status == "finished" and record.score.keys() == known("both").keys()
     stages = [report["stage"] for report in record.reports]
     assert stages == sorted(stages) and set(stages) == {0, 1}
     assert record.spent("flops") == pytest.approx(of.budget, rel=0.05)
     bits = [report["bits_per_second_sample"] for report in record.reports if report["stage"] == 1]
     assert bits[-1] == pytest.approx(record.score["bits_per_second_sample"], rel=0.02), "bf16 against float32"
+    assert "| 16 |" in conclude(of, Records(of), lines.append)
+    kept = {"sweep.json", "trials", "table.md", "results.json", "sweep.html", "best.toml", "tensorboard"}
+    assert kept <= of.home.list() <= kept | {".lease.json"}
 
 
 FILE = """

@@ -1,6 +1,7 @@
 """The table, the page and the TOML of trials that are made up: what stands where."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_sweep_without_a_result_has_a_page_and_no_best(study: Study, ended: En
     ended(records, study.trials(draw(study, 1))[0], "failed")
     assert "1 failed" in conclude(study, records, print)
     assert not (Path(study.out) / "best.toml").exists() and "1 failed" in (Path(study.out) / "sweep.html").read_text()
+
+
+def test_a_sweep_may_lie_in_a_bucket(study: Study, ended: Ended, bucket: str) -> None:
+    of = replace(study, out=bucket)
+    for trial in of.trials(draw(of, 1)):
+        ended(Records(of), trial, score=0.5)
+    found = Records(of)
+    assert [record.score["mse_reconstruction"] for record in found] == [0.5, 0.5]
+    for _ in range(2):
+        assert "| 0.5 ± 0 |" in conclude(of, found, print)
+    kept = {"sweep.json", "trials", "table.md", "results.json", "sweep.html", "best.toml", "tensorboard"}
+    assert of.home.list() == kept
+    assert of.home.sub("tensorboard").list() == {"000-seed-0", "000-seed-1"}
 
 
 numbers = st.integers(0, 6).map(float)
