@@ -17,6 +17,8 @@ for name, value in {
 
 import ray  # noqa: E402
 
+OWN = "MARS_OWN_RUNTIME"
+"""Set in the environment of the process that started the runtime, and of its workers, which inherit it."""
 LOCAL_OBJECT_STORE = 512 * 2**20
 """Bytes: what travels between tasks here is small, since every worker reads and writes files of its own."""
 
@@ -29,12 +31,14 @@ def connect(num_cpus: int | None = None) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
         return
-    own: dict[str, Any] = {}
-    if is_our_own():
+    address, own = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()
+    os.environ.pop(OWN, None)
+    if address == "local":
+        os.environ[OWN] = "1"
         own = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
-    ray.init(os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR, log_to_driver=False, **own)
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
 
 
 def is_our_own() -> bool:
-    """Whether the runtime is one that ends with this process."""
-    return os.environ.get("RAY_ADDRESS", "local") == "local"
+    """Whether the runtime is one that ends with the process that started it; for that process and its workers."""
+    return OWN in os.environ
