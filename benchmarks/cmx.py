@@ -15,7 +15,7 @@ from trial import Trial, compare, heading, options_of, slug, so_long, spectrogra
 
 from mars_dist.codes import LABELS
 from mars_dist.config import SpectrogramConfig, TokenizerRunConfig
-from mars_dist.costs import tokenizer_memory
+from mars_dist.costs import memory_of, tokenizer_step
 from mars_dist.dataset import DatasetInfo, Rows, write_shard
 from mars_dist.distributed.data import preprocess
 from mars_dist.pictures import arrays
@@ -73,7 +73,7 @@ def main() -> None:
     for name, pictures in variants.items():
         run = run_of(TINY.tokenizer, spectrogram_of(str(pictures)))
         tokens = run.tokenizer.patch_grid(run.spectrogram).area
-        mib = tokenizer_memory(run, 1, "cpu").activations / 2**20
+        mib = memory_of(tokenizer_step(run), 1, "cpu").activations / 2**20
         print(f"* {name}: {tokens} tokens, activations of a step {mib:.0f} MiB (computed, one worker)")
     table = compare(variants, options.seeds, partial(trial, variants, options.out, *options.steps), COLUMNS)
     print(f"\n{table}")

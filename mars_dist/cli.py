@@ -22,6 +22,7 @@ from mars_dist.config import (
     TrainConfig,
 )
 from mars_dist.errors import Stopped, TrainingFailed
+from mars_dist.presets import Preset
 from mars_dist.progress import say, tenths
 
 if TYPE_CHECKING:
@@ -102,6 +103,39 @@ class ListPresets:
     """One alone: a name or a .toml. Default: all that there are."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the page docs/presets.md."""
+
+
+@dataclass(frozen=True)
+class RunCheck:
+    config: Annotated[Preset, Inline]
+    workers: int | None = None
+    """As training takes it. Default: all GPUs that there are, or else 2 processes."""
+    address: str | None = None
+    """host:port of a Ray cluster's head, to look at it. Default: RAY_ADDRESS, as jobs have it; else this machine."""
+    device: str | None = None
+    """What a worker will compute on, such as h100, where it is not at hand. Default: what is there."""
+    utilisation: float | None = None
+    """Of a GPU's peak. Default: 0.3, an assumption; the first lines of a run tell what is reached."""
+    price: float | None = None
+    """Of a worker, an hour."""
+    notes: int = 289_205
+    """In the training split. Default: NSynth's."""
+    data: str | None = None
+    """Folder that is to be read, local or s3://."""
+    out: str | None = None
+    """Folder that is to be written, local or s3://."""
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Tell whether a training will fit, how long it will take, and what it will cost."""
+    preset, rest = preset_first(arguments, "check")
+    command = parse(RunCheck, rest, "check PRESET", RunCheck(preset))
+    from mars_dist.check.steps import Check
+    from mars_dist.check.steps import check as run
+
+    data, out = (absolute(folder) if folder else None for folder in (command.data, command.out))
+    options = (command.workers, command.address, command.device, command.utilisation, command.price, command.notes)
+    run(Check(command.config, *options, data, out), print)
 
 
 def presets(arguments: Sequence[str]) -> None:
@@ -390,6 +424,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "tune": tune,
     "show": show,
+    "check": check,
     "presets": presets,
 }
 

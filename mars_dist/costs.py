@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._composable import checkpoint
 
 from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
-from mars_dist.dryrun import Device, count_flops, peak_bytes
+from mars_dist.dryrun import Device, Work, count_flops, count_work, peak_bytes
 from mars_dist.losses import reconstruction_loss
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
@@ -92,8 +93,17 @@ def cost_of(preset: Preset) -> PresetCost:
     )
 
 
-def tokenizer_memory(config: TokenizerRunConfig, workers: int, device: Device = "cuda") -> Memory:
-    """Of training the tokenizer. Raises ValueError where the batch has too few rows."""
+@dataclass(frozen=True)
+class DryStep:
+    """A training step on the meta device: the model in the precision of training, and the loss of so many samples."""
+
+    model: nn.Module
+    loss: Callable[[int], Tensor]
+    train: TrainConfig
+
+
+def tokenizer_step(config: TokenizerRunConfig) -> DryStep:
+    """Of training the tokenizer, once the codebook is born; an adversary is left out."""
     model, spectrogram = build_tokenizer(config), config.spectrogram
 
     def loss(batch_size: int) -> Tensor:
@@ -103,13 +113,11 @@ def tokenizer_memory(config: TokenizerRunConfig, workers: int, device: Device = 
         terms = reconstruction_loss(y_B1FN, x_B1FN, config.loss, spectrogram)
         return torch.stack([*terms.values(), quantized.loss]).sum()
 
-    return memory_of(model, loss, config.train, workers, device)
+    return DryStep(as_trained(model, config.train), loss, config.train)
 
 
-def autoregressor_memory(
-    config: AutoregressorRunConfig, tokenizer: TokenizerConfig, workers: int, device: Device = "cuda"
-) -> Memory:
-    """Of training the autoregressor on cached codes. Raises ValueError where the batch has too few rows."""
+def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> DryStep:
+    """Of training the autoregressor on cached codes."""
     model = build_autoregressor(config, tokenizer)
 
     def loss(batch_size: int) -> Tensor:
@@ -118,31 +126,48 @@ def autoregressor_memory(
         nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans)
         return nats_K.mean()
 
-    return memory_of(model, loss, config.train, workers, device)
+    return DryStep(as_trained(model, config.train), loss, config.train)
 
 
-def memory_of(
-    model: nn.Module, loss: Callable[[int], Tensor], train: TrainConfig, workers: int, device: Device
-) -> Memory:
-    """Of training a model on the meta device, whose weights it changes to the precision of training."""
-    require_rows(train, workers)
-    rows, whole = math.ceil(train.batch_size / workers / train.accumulate), num_parameters(model)
-    blocks = [num_parameters(part) for part in model.modules() if isinstance(part, sharding.BLOCKS)]
+def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
+    """Raises ValueError where the batch has too few rows, or the workers are not shared out among the replicas."""
+    train, whole = step.train, num_parameters(step.model)
+    if workers % train.replicas:
+        raise ValueError(
+            f"train.replicas: {workers} workers cannot be shared out among {train.replicas} replicas: choose a number "
+            "of replicas that divides them, or another --workers"
+        )
+    blocks = [num_parameters(part) for part in step.model.modules() if isinstance(part, sharding.BLOCKS)]
     large = [block for block in blocks if block >= sharding.LARGE]
     gathered = whole - sum(large) + 2 * max(large, default=0)
-    if train.precision == "bf16":
-        lower(model)
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(drop_gradient)
-    shard = -(-whole // workers) * FLOAT32
+    shard = -(-whole // (workers // train.replicas)) * FLOAT32
     return Memory(
         weights=shard,
         gradients=shard if train.accumulate == 1 else whole * FLOAT32,
         moments=2 * shard,
         average=shard,
         gathered=2 * gathered * (2 if train.precision == "bf16" else FLOAT32),
-        activations=peak_bytes(lambda: loss(rows), device),
+        activations=run_of(step, rows_of(train, workers), device).peak_bytes,
     )
+
+
+def work_of(step: DryStep, workers: int, device: Device = "cuda") -> Work:
+    """Of a worker's share of the batch. Raises ValueError where the workers do not divide it."""
+    batch_size = share_of(step.train.batch_size, workers)
+    return count_work(lambda: step.loss(batch_size), device)
+
+
+def as_trained(model: nn.Module, train: TrainConfig) -> nn.Module:
+    """Its precision, and what it computes anew, as its sharding makes them; gradients are let go, since they are
+    sharded and counted by themselves."""
+    if train.precision == "bf16":
+        lower(model)
+    for module in model.modules():
+        if train.recompute and isinstance(module, sharding.BLOCKS):
+            checkpoint(module)
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(drop_gradient)
+    return model
 
 
 def lower(model: nn.Module) -> None:
@@ -157,7 +182,6 @@ def lower(model: nn.Module) -> None:
 
 
 def drop_gradient(parameter: Tensor) -> None:
-    """Gradients are counted by themselves: they are sharded."""
     parameter.grad = None
 
 

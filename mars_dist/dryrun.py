@@ -4,7 +4,8 @@ What is counted this way cannot fall behind the modules. Suffixes: B batch, N he
 """
 
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 Device = Literal["cpu", "cuda"]
 """Whose way of computing is followed."""
@@ -35,6 +36,22 @@ class Flops:
         return self.layers + self.attention
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a forward and a backward pass ask of a device."""
+
+    flops: Mapping[torch.dtype, int]
+    """Of matrix products and convolutions, by what they are computed in."""
+    num_bytes: int
+    """That all other operations read and write."""
+    num_operations: int
+    """All of them; those that only look at a tensor in another way do not count."""
+
+    @property
+    def total_flops(self) -> int:
+        return sum(self.flops.values())
+
+
 @torch.no_grad()
 def count_flops(compute: Callable[[], object]) -> Flops:
     """Of the matrix products and convolutions; all else is left out, as is usual."""
@@ -53,6 +70,34 @@ def peak_bytes(loss: Callable[[], Tensor], device: Device) -> int:
     with AsOnGpu(device == "cuda"), PeakMemory() as memory:
         loss().backward()
     return memory.peak
+
+
+def count_work(loss: Callable[[], Tensor], device: Device) -> Work:
+    """Of a forward and a backward pass, recomputation included."""
+    with AsOnGpu(device == "cuda"), WorkCounter() as counter:
+        loss().backward()
+    return Work(counter.flops, counter.num_bytes, counter.num_operations)
+
+
+class WorkCounter(TorchDispatchMode):
+    """Follows what every operation computes, reads and writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: Counter[torch.dtype] = Counter()
+        self.num_bytes = self.num_operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.is_view:
+            return made
+        self.num_operations += 1
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, Tensor)]
+        if flops_of := flop_registry.get(func._overloadpacket):
+            self.flops[tensors[0].dtype] += flops_of(*args, **(kwargs or {}), out_val=made)
+        else:
+            self.num_bytes += sum(tensor.nbytes for tensor in tensors)
+        return made
 
 
 class PeakMemory(TorchDispatchMode):

@@ -1,9 +1,8 @@
 """The table of presets and what they cost, for the terminal and for docs/presets.md."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from mars_dist.config import TrainConfig
-from mars_dist.costs import Memory, autoregressor_memory, cost_of, tokenizer_memory
+from mars_dist.costs import DryStep, autoregressor_step, cost_of, memory_of, tokenizer_step
 from mars_dist.presets import Preset
 
 WORKERS = (1, 8)
@@ -67,21 +66,22 @@ def column(name: str, preset: Preset) -> dict[str, str]:
         "tokenizer parameters": millions(cost.tokenizer.num_parameters),
         "tokenizer forward FLOPs": billions(cost.tokenizer.forward_flops),
         "tokenizer batch": str(first.train.batch_size),
-        **memory("tokenizer", first.train, lambda workers: tokenizer_memory(first, workers)),
+        **memory("tokenizer", tokenizer_step(first)),
         "autoregressor depth x width": f"{second.autoregressor.depth}x{second.autoregressor.width}",
         "autoregressor parameters": millions(cost.autoregressor.num_parameters),
         "autoregressor forward FLOPs": billions(cost.autoregressor.forward_flops),
         "autoregressor batch": str(second.train.batch_size),
-        **memory("autoregressor", second.train, lambda workers: autoregressor_memory(second, settings, workers)),
+        **memory("autoregressor", autoregressor_step(second, settings)),
         "sampling FLOPs": billions(cost.sampling_flops),
     }
 
 
-def memory(stage: str, train: TrainConfig, of: Callable[[int], Memory]) -> dict[str, str]:
+def memory(stage: str, step: DryStep) -> dict[str, str]:
     """A row for each number of workers; a dash where the batch has too few rows."""
+    fewest = step.train.accumulate
     return {
         f"{stage} memory, {workers} worker{'s' * (workers > 1)}": (
-            "-" if train.batch_size < workers * train.accumulate else f"{digits(of(workers).total / GIB)} GiB"
+            "-" if step.train.batch_size < workers * fewest else f"{digits(memory_of(step, workers).total / GIB)} GiB"
         )
         for workers in WORKERS
     }

@@ -6,6 +6,7 @@ Suffixes: B batch, L tokens over all scales, C channels or code width.
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,16 @@ from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import Precision, TrainConfig
 from mars_dist.costs import (
+    DryStep,
     Memory,
-    autoregressor_memory,
+    autoregressor_step,
     build_autoregressor,
     build_tokenizer,
     cost_of,
+    memory_of,
     num_parameters,
-    tokenizer_memory,
+    tokenizer_step,
+    work_of,
 )
 from mars_dist.histogram import Histogram
 from mars_dist.losses import reconstruction_loss
@@ -123,7 +127,7 @@ def real_peak(step: Callable[[], None]) -> int:
     return peak
 
 
-def tokenizer_step(model: nn.Module, preset: Preset, batch: int) -> None:
+def real_tokenizer_step(model: nn.Module, preset: Preset, batch: int) -> None:
     run, cmx = preset.tokenizer, preset.tokenizer.spectrogram.cmx
     x_BCHW = torch.rand(batch, *run.spectrogram.picture_shape)
     y_BCHW, _, quantized = model(x_BCHW)
@@ -131,7 +135,7 @@ def tokenizer_step(model: nn.Module, preset: Preset, batch: int) -> None:
     torch.stack([*terms.values(), quantized.loss]).sum().backward()
 
 
-def autoregressor_step(model: nn.Module, preset: Preset, batch: int) -> None:
+def real_autoregressor_step(model: nn.Module, preset: Preset, batch: int) -> None:
     schedule = preset.tokenizer.tokenizer.schedule
     conditions = {name: torch.zeros(batch, dtype=torch.long) for name in Vocabulary().cardinalities}
     logits_BLV = model(teacher_inputs(preset, batch), conditions)
@@ -139,16 +143,19 @@ def autoregressor_step(model: nn.Module, preset: Preset, batch: int) -> None:
     cross_entropy_per_scale(logits_BLV, codes_BL, schedule.spans).mean().backward()
 
 
-STEPS = {"tokenizer": tokenizer_step, "autoregressor": autoregressor_step}
+STEPS = {"tokenizer": real_tokenizer_step, "autoregressor": real_autoregressor_step}
+
+
+def dry_step(stage: str, preset: Preset, **train: Any) -> DryStep:
+    settings = replace(getattr(preset, stage), train=replace(getattr(preset, stage).train, **train))
+    if stage == "tokenizer":
+        return tokenizer_step(settings)
+    return autoregressor_step(settings, preset.tokenizer.tokenizer)
 
 
 def estimate(stage: str, preset: Preset, batch: int, precision: Precision, workers: int = 1) -> Memory:
     """On CPUs."""
-    train = replace(getattr(preset, stage).train, batch_size=batch, precision=precision)
-    if stage == "tokenizer":
-        return tokenizer_memory(replace(preset.tokenizer, train=train), workers, "cpu")
-    run = replace(preset.autoregressor, train=train)
-    return autoregressor_memory(run, preset.tokenizer.tokenizer, workers, "cpu")
+    return memory_of(dry_step(stage, preset, batch_size=batch, precision=precision), workers, "cpu")
 
 
 @pytest.mark.parametrize("stage", STEPS)
@@ -221,3 +228,26 @@ def test_blocks_are_gathered_one_by_one_where_they_are_large() -> None:
 def test_more_workers_than_rows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.batch_size: 8 rows are too few for 9 workers"):
         estimate("tokenizer", PRESETS["debug"], 8, "bf16", workers=9)
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_replicas_and_recomputation_are_counted(stage: str) -> None:
+    """Two replicas of two workers keep what two workers keep; what is computed anew costs time, not memory."""
+    tiny = PRESETS["tiny"]
+    plain, two = dry_step(stage, tiny), dry_step(stage, tiny, replicas=2)
+    assert memory_of(two, 4, "cpu").moments == memory_of(plain, 2, "cpu").moments
+    assert memory_of(two, 4, "cpu").activations == memory_of(plain, 4, "cpu").activations
+    with pytest.raises(ValueError, match=r"train\.replicas: 1 workers cannot be shared out among 2 replicas"):
+        memory_of(two, 1)
+    anew = dry_step(stage, tiny, recompute=True)
+    assert memory_of(anew, 1, "cpu").activations < 0.7 * memory_of(plain, 1, "cpu").activations
+    ratio = work_of(anew, 1, "cpu").total_flops / work_of(plain, 1, "cpu").total_flops
+    assert 1.2 < ratio < 4 / 3
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_a_step_takes_three_times_the_forward_pass(stage: str) -> None:
+    expected = 4 * getattr(cost_of(PRESETS["tiny"]), stage).training_flops
+    assert work_of(dry_step(stage, PRESETS["tiny"], batch_size=8), 2, "cpu").total_flops == pytest.approx(
+        expected, rel=0.06
+    )

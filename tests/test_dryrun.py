@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.dryrun import AsOnGpu, Flops, PeakMemory, count_flops, peak_bytes
+from mars_dist.dryrun import AsOnGpu, Flops, PeakMemory, count_flops, count_work, peak_bytes
 from mars_dist.layers import Attention
 
 META = torch.device("meta")
@@ -67,3 +67,12 @@ def test_tensors_say_that_they_are_on_a_gpu_within_the_block_alone() -> None:
         dry = F.scaled_dot_product_attention(q_BNLE, q_BNLE, q_BNLE, attn_mask=mask_LL, scale=1.0)
     assert dry.shape == real.shape
     assert not q_BNLE.is_cuda
+
+
+def test_work_of_a_layer_and_a_sum() -> None:
+    """Forward one product of matrices, backward two; a sum reads them and spreads its gradient."""
+    layer, x_BD = nn.Linear(100, 50, bias=False, device=META), torch.empty(20, 100, device=META, requires_grad=True)
+    work = count_work(lambda: layer(x_BD).sum(), "cpu")
+    assert work.flops == {torch.float32: 3 * 2 * 20 * 100 * 50}
+    assert work.total_flops == 3 * 2 * 20 * 100 * 50
+    assert work.num_bytes < 4 * 4 * 20 * 50 + 64 and work.num_operations < 10

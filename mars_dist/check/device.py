@@ -1,0 +1,137 @@
+"""What a worker computes on: GPUs by name, or this machine's CPU, whose rates are measured."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+from typing import Literal
+
+import psutil
+import torch
+
+from mars_dist.dryrun import Work
+
+GIB = 2**30
+ROUNDS, ROUND_SECONDS = 25, 0.004
+SIDE, LENGTH, SHORT = 1024, 2**20, 8
+"""Of the matrices, and of the vectors, that are timed."""
+MATRIX_SHARE, BYTES_SHARE, OPERATIONS = 0.75, 0.24, 12.0
+"""What a training step reaches of the rates of bare operations on a CPU: of the matrix products and of the memory; and
+how many bare operations one of a step takes, with autograd, FSDP and the loop. Found on debug and tiny with one process
+(docs/check.md)."""
+GLOO = 1e9
+"""Bytes a second between two processes of a machine: an assumption."""
+LAUNCH = 1e-5
+"""Seconds to start a kernel from Python: an assumption."""
+UTILISATION = 0.3
+"""Of a GPU's peak, where nobody states another: an assumption. What is reached is told by the first lines of a run."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """From its maker's data sheet."""
+
+    name: str
+    peak: float
+    """FLOP/s in bf16, without sparsity."""
+    memory: int
+    """Bytes."""
+    utilisation: float = UTILISATION
+    """The share of the peak that training reaches; memory and network count as what is not reached."""
+    kind: Literal["cuda"] = "cuda"
+
+    def seconds(self, work: Work, moved: int, sent: int) -> float:
+        """Of a step that does so much work: a small one waits for Python to start its kernels."""
+        return max(work.total_flops / (self.peak * self.utilisation), work.num_operations * LAUNCH)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.peak / 1e12:.0f} TFLOP/s in bf16 and {self.memory / GIB:.0f} GiB each"
+
+
+GPUS = {
+    "a10g": Gpu("A10G", 70e12, 22 * GIB),
+    "l4": Gpu("L4", 121e12, 22 * GIB),
+    "l40s": Gpu("L40S", 362e12, 44 * GIB),
+    "a100-40g": Gpu("A100 40 GB", 312e12, 39 * GIB),
+    "a100": Gpu("A100 80 GB", 312e12, 79 * GIB),
+    "h100": Gpu("H100 SXM", 989e12, 79 * GIB),
+    "h200": Gpu("H200 SXM", 989e12, 139 * GIB),
+    "b200": Gpu("B200", 2250e12, 178 * GIB),
+}
+"""By the names that --device takes. Memory is what a driver reports, rounded down."""
+
+
+def gpu(name: str, utilisation: float) -> Gpu:
+    """Raises ValueError for one that is not in the table."""
+    if name not in GPUS:
+        raise ValueError(f"--device: {name} is not known: choose {', '.join(GPUS)}; without one it is this machine's")
+    return replace(GPUS[name], utilisation=utilisation)
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One worker's share of this machine: rates of bare operations, measured in so many threads."""
+
+    threads: int
+    flops: Mapping[torch.dtype, float]
+    """A second, of matrix products."""
+    num_bytes: float
+    """A second, read and written by a sum of vectors."""
+    operation: float
+    """Seconds, of one on next to nothing."""
+    memory: int
+    """Bytes."""
+    kind: Literal["cpu"] = "cpu"
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s in bf16, as on a GPU."""
+        return self.flops[torch.bfloat16]
+
+    def seconds(self, work: Work, moved: int, sent: int) -> float:
+        """Of a step that does so much work, moves so many bytes besides, and sends so many to the other workers."""
+        products = sum(flops / self.flops[dtype] for dtype, flops in work.flops.items()) / MATRIX_SHARE
+        memory = (work.num_bytes + moved) / self.num_bytes / BYTES_SHARE
+        return products + memory + work.num_operations * self.operation * OPERATIONS + sent / GLOO
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return (
+            f"{threads} of this CPU, {self.peak / 1e9:.0f} GFLOP/s in bf16 (measured) "
+            f"and {self.memory / GIB:.0f} GiB each"
+        )
+
+
+Device = Gpu | Cpu
+
+
+def this_cpu(workers: int) -> Cpu:
+    """As each of so many workers on this machine has it: its share of cores and memory. Takes about a second."""
+    threads, before = max(1, (os.cpu_count() or 1) // workers), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        flops = {}
+        for dtype in (torch.bfloat16, torch.float32):
+            square = torch.ones(SIDE, SIDE, dtype=dtype)
+            flops[dtype] = 2 * SIDE**3 / seconds_of(partial(torch.matmul, square, square))
+        long, short = torch.ones(LENGTH), torch.ones(SHORT)
+        num_bytes = 2 * long.nbytes / seconds_of(lambda: long + 1)
+        return Cpu(threads, flops, num_bytes, seconds_of(lambda: short + 1), psutil.virtual_memory().total // workers)
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds_of(operation: Callable[[], object]) -> float:
+    """The least of many rounds of some milliseconds: what the machine can do where nothing else disturbs it."""
+    times = 1
+    while timed(operation, times) < ROUND_SECONDS:
+        times *= 2
+    return min(timed(operation, times) for _ in range(ROUNDS)) / times
+
+
+def timed(operation: Callable[[], object], times: int) -> float:
+    start = perf_counter()
+    for _ in range(times):
+        operation()
+    return perf_counter() - start

@@ -1,0 +1,110 @@
+"""What a stage of a preset takes of each worker: memory, time and money. Counted by dry runs, so nothing is trained."""
+
+from dataclasses import dataclass
+from math import prod
+
+from mars_dist.check.device import Device
+from mars_dist.config import TrainConfig
+from mars_dist.costs import (
+    FLOAT32,
+    DryStep,
+    Memory,
+    autoregressor_step,
+    memory_of,
+    num_parameters,
+    tokenizer_step,
+    work_of,
+)
+from mars_dist.dataset import ROWS_IN_GROUP
+from mars_dist.presets import Preset
+from mars_dist.training.batches import PREFETCH
+
+PROCESS = 750 * 2**20
+"""Bytes of a worker that has imported all, and made a step of next to nothing: `debug`, measured."""
+ALLOCATOR = 0.3
+"""What a CPU's allocator wastes, as a share of the activations: found on tiny (docs/check.md)."""
+GPU_RESERVE = 0.1
+"""Share of a GPU that CUDA, NCCL and the allocator take for themselves: an assumption."""
+PARAMETER_BYTES, SHARD_BYTES = 40, 56
+"""What gathering moves of each parameter on a CPU, and what AdamW, the moving average and the norm move of a shard."""
+HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of training one stage with so many workers."""
+
+    stage: str
+    workers: int
+    steps: int
+    batch_size: int
+    num_parameters: int
+    memory: Memory
+    host_bytes: int
+    """What a worker's process holds at most; on a CPU its memory is among it."""
+    step_flops: int
+    """Of all workers together."""
+    step_seconds: float
+    utilisation: float
+    """Of the device's peak, or of a CPU's measured rate."""
+
+    @property
+    def hours(self) -> float:
+        """Of all steps; validation and start are left out."""
+        return self.steps * self.step_seconds / HOUR
+
+    def cost(self, price: float) -> float:
+        """At so much an hour for each worker."""
+        return self.hours * self.workers * price
+
+    def passes(self, notes: int) -> float:
+        """How often each note of a data set is seen."""
+        return self.steps * self.batch_size / notes
+
+
+def estimates(preset: Preset, workers: int, device: Device, notes: int) -> tuple[Estimate, Estimate]:
+    """Of both stages, on a data set of so many notes. Raises ValueError where the workers do not fit a stage."""
+    first, settings = preset.tokenizer, preset.tokenizer.tokenizer
+    num_values = prod(first.spectrogram.picture_shape)
+    num_latents = settings.code_width * settings.schedule.latent_grid.area + settings.num_codes
+    second = autoregressor_step(preset.autoregressor, settings)
+    return (
+        estimate("tokenizer", tokenizer_step(first), workers, device, notes, num_values),
+        estimate("autoregressor", second, workers, device, notes, num_latents),
+    )
+
+
+def estimate(stage: str, step: DryStep, workers: int, device: Device, notes: int, num_values: int) -> Estimate:
+    """`num_values`: of a note as it is stored, in 16 bits."""
+    train, parameters = step.train, num_parameters(step.model)
+    memory, work = memory_of(step, workers, device.kind), work_of(step, workers, device.kind)
+    shard = memory.weights // FLOAT32
+    sent = (2 * 2 + FLOAT32) * parameters * (workers > 1)  # gathered twice in bf16, gradients scattered
+    seconds = device.seconds(work, PARAMETER_BYTES * parameters + SHARD_BYTES * shard, sent)
+    return Estimate(
+        stage=stage,
+        workers=workers,
+        steps=train.steps,
+        batch_size=train.batch_size,
+        num_parameters=parameters,
+        memory=memory,
+        host_bytes=host_bytes(train, workers, memory, parameters, notes, num_values, device),
+        step_flops=workers * work.total_flops,
+        step_seconds=seconds,
+        utilisation=work.total_flops / seconds / device.peak,
+    )
+
+
+def host_bytes(
+    train: TrainConfig, workers: int, memory: Memory, parameters: int, notes: int, num_values: int, device: Device
+) -> int:
+    """Of the first worker's process, at the most of a training step, a validation and an export."""
+    window = min(notes, train.shuffle_rows + 2 * ROWS_IN_GROUP) * num_values * 2
+    ahead = (PREFETCH + 1) * train.batch_size // workers * num_values * FLOAT32
+    validated = min(notes, train.validation_rows) // workers * num_values * (2 + FLOAT32)
+    exported = 2 * parameters * FLOAT32
+    if device.kind == "cuda":
+        return PROCESS + window + ahead + max(validated, exported)
+    kept = memory.weights + memory.moments + memory.average
+    step = memory.gradients + memory.gathered + round((1 + ALLOCATOR) * memory.activations)
+    return PROCESS + window + ahead + kept + max(step, memory.weights + max(validated, exported))

@@ -1,0 +1,83 @@
+"""What a running cluster is, asked before anything is trained: a look from each of its nodes."""
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mars_dist.distributed.runtime import connect
+from mars_dist.node import Node
+
+Result = TypeVar("Result")
+SECONDS = 60.0
+"""For a node's first answer, which starts a process and imports torch."""
+CONNECT_SECONDS = 5.0
+
+
+def attach(address: str) -> None:
+    """To the cluster at an address: host:port of its head, or ray://host:port. Raises ValueError where that fails."""
+    if address.startswith("http"):
+        raise ValueError(
+            f"--address: {address} is a dashboard's, which runs jobs: run the check as one, "
+            f"mars submit --address {address} check ..., or give the head's host:6379"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"--address: {address} must be host:port of a cluster's head, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    except OSError as error:
+        raise ValueError(f"--address: {address} does not answer ({error}): is the cluster up?") from error
+    except (RuntimeError, ConnectionError, ValueError) as error:  # Ray's own words name versions that differ
+        words = " ".join(str(error).split())
+        raise ValueError(f"--address: {address}: Ray refuses to join it: {words}") from error
+
+
+def nodes(address: str | None) -> list[Node]:
+    """All nodes of the cluster, with as many CPUs and GPUs as Ray gives out. Raises ValueError where one fails.
+
+    No address: the cluster that this process runs in.
+    """
+    if address and not ray.is_initialized():
+        attach(address)
+    connect()
+    found = []
+    for node in alive():
+        seen = on_node(node["NodeID"], partial(Node.here, node["NodeManagerAddress"]))
+        cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+        found.append(replace(seen, id=node["NodeID"], num_cpus=cpus, num_gpus=gpus))
+    return found
+
+
+def on_node(id: str, work: Callable[[], Result]) -> Result:
+    """What the work gives on that node. Raises ValueError where it cannot run there, and what it raises itself."""
+    task: Any = ray.remote(call).options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False))
+    try:
+        result = ray.get(task.remote(work), timeout=SECONDS)
+    except GetTimeoutError as error:
+        raise ValueError(f"node {id[:8]}: did not answer within {SECONDS:.0f} s: is it overloaded?") from error
+    except RayError as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ValueError(f"node {id[:8]}: runs no worker of mars_dist ({cause}): is it installed there?") from error
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def call(work: Callable[[], Result]) -> Result | Exception:
+    """Errors that are answers come back as they are, not wrapped."""
+    try:
+        return work()
+    except (OSError, ValueError) as error:
+        return error
+
+
+def alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]

@@ -1,0 +1,216 @@
+"""The preflight without a cluster: what is predicted, and one line for what will not work."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mars_dist.check.device import GPUS, Cpu, gpu, this_cpu
+from mars_dist.check.estimate import PROCESS, estimates
+from mars_dist.check.place import Place
+from mars_dist.check.steps import Check, check
+from mars_dist.costs import cost_of
+from mars_dist.dryrun import Work
+from mars_dist.node import Node
+from mars_dist.presets import PRESETS, Preset
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never the cluster that happens to run on this machine."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def answers(preset: str | Preset = "debug", **asked: object) -> tuple[list[str], str]:
+    """The lines that are printed, and what was refused in the end."""
+    lines: list[str] = []
+    refused = ""
+    try:
+        check(Check(PRESETS[preset] if isinstance(preset, str) else preset, **asked), lines.append)  # type: ignore[arg-type]
+    except ValueError as error:
+        refused = str(error)
+    return lines, refused
+
+
+def step(lines: list[str], number: int) -> str:
+    [line] = [line for line in lines if line.startswith(f"{number} ")]
+    return line
+
+
+# ---- devices
+
+
+def test_a_gpu_by_name() -> None:
+    assert gpu("h100", 0.4).peak == 989e12 and gpu("h100", 0.4).utilisation == 0.4
+    with pytest.raises(ValueError, match=f"--device: h1000 is not known: choose {', '.join(GPUS)}"):
+        gpu("h1000", 0.3)
+
+
+def test_a_gpu_takes_flops_over_peak_and_waits_for_its_kernels() -> None:
+    device, flops = gpu("a100", 0.5), {torch.bfloat16: 156 * 10**12}
+    assert device.seconds(Work(flops, 0, 10), 0, 0) == pytest.approx(1)
+    assert device.seconds(Work(flops, 0, 10), 10**15, 10**15) == pytest.approx(1)
+    assert device.seconds(Work({}, 0, 1000), 0, 0) == pytest.approx(0.01)
+
+
+def test_a_cpu_takes_products_memory_calls_and_messages() -> None:
+    device = Cpu(1, {torch.bfloat16: 4e11, torch.float32: 1e11}, 4e10, 3e-6, 8 * GIB)
+    nothing = Work({}, 0, 0)
+    assert device.seconds(nothing, 0, 0) == 0
+    both = {torch.bfloat16: 4 * 10**11, torch.float32: 10**11}
+    assert device.seconds(Work(both, 0, 0), 0, 0) == 2 * device.seconds(Work({torch.float32: 10**11}, 0, 0), 0, 0)
+    assert device.seconds(Work({}, 10**9, 0), 0, 0) == device.seconds(nothing, 10**9, 0) > 0
+    assert device.seconds(Work({}, 0, 1000), 0, 0) > 1000 * device.operation
+    assert device.seconds(nothing, 0, 10**9) == pytest.approx(1)
+
+
+def test_this_cpu_is_measured_and_shared() -> None:
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    one = this_cpu(cores)
+    assert torch.get_num_threads() == threads and one.threads == 1
+    assert 1e9 < one.flops[torch.float32] < 1e14 and 1e8 < one.num_bytes < 1e13 and 1e-8 < one.operation < 1e-3
+    assert one.memory < Cpu(1, {}, 1, 1, 10**15).memory
+
+
+# ---- estimates
+
+
+def test_estimates_on_gpus() -> None:
+    """FLOPs are those of the table of presets; more workers take less time and less memory, each less."""
+    small, device = PRESETS["small"], gpu("a100", 0.5)
+    cost, eight, two = cost_of(small), estimates(small, 8, device, 10**6), estimates(small, 2, device, 10**6)
+    for name, few, many in zip(("tokenizer", "autoregressor"), two, eight, strict=True):
+        assert (few.stage, few.num_parameters) == (name, getattr(cost, name).num_parameters)
+        assert few.step_flops == pytest.approx(few.batch_size * getattr(cost, name).training_flops, rel=0.02)
+        assert few.step_seconds == pytest.approx(few.step_flops / 2 / 156e12) and few.utilisation == 0.5
+        assert few.hours == few.steps * few.step_seconds / 3600
+        assert few.cost(3) == pytest.approx(6 * few.hours)
+        assert many.step_seconds < few.step_seconds and many.memory.total < few.memory.total
+        assert many.utilisation <= 0.5
+    assert two[0].passes(10**6) == 50_000 * 128 / 10**6
+
+
+def test_a_process_holds_what_it_reads() -> None:
+    """A window of the data, as large as the data set at most; a CPU's worker the model too."""
+    preset = PRESETS["debug"]
+    cpu = Cpu(1, {torch.bfloat16: 4e11, torch.float32: 1e11}, 4e10, 3e-6, 8 * GIB)
+    few, many = (estimates(preset, 1, gpu("l4", 0.3), notes)[0].host_bytes for notes in (100, 10**6))
+    row = 2 * 256 * 512
+    assert PROCESS + 100 * row < few < PROCESS + 200 * row
+    assert many - few == pytest.approx((1024 + 128 - 100) * row, rel=0.01)
+    on_cpu = estimates(preset, 1, cpu, 100)[0]
+    assert few + on_cpu.memory.weights < on_cpu.host_bytes < few + 2 * on_cpu.memory.total
+
+
+# ---- the steps
+
+
+def test_all_that_can_be_looked_at_here(tmp_path: Path, short_pictures: str) -> None:
+    lines, refused = answers(workers=1, data=short_pictures, out=str(tmp_path / "out"))
+    assert not refused and [line.split()[0] for line in lines if line[0].isdigit()] == list("1234567")
+    assert all(f" {title}" in step(lines, i) and "  ok " in step(lines, i) for i, title in enumerate(
+        ("shapes", "memory", "time", "storage", "cluster", "network", "versions"), start=1
+    ))  # fmt: skip
+    assert "picture 64x32x64 after CMX, 4x4 patches, 4x4 latents; 21 tokens at 3 scales: 1x1 2x2 4x4" in lines[0]
+    assert f"torch {torch.__version__}" in step(lines, 7)
+    assert lines[-1].startswith("verdict: it fits; tokenizer ") and lines[-1].endswith("--price tells what it costs")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_gpus_that_are_only_named() -> None:
+    lines, refused = answers("base", workers=8, device="h100", utilisation=0.4, price=2.5)
+    assert not refused
+    assert "8 x H100 SXM, 989 TFLOP/s" in step(lines, 3)
+    assert all("  -   not looked at: no " in step(lines, i) for i in (4, 5, 6, 7))
+    hours = sum(stage.hours for stage in estimates(PRESETS["base"], 8, gpu("h100", 0.4), 289_205))
+    assert lines[-1].endswith(f"by a utilisation that was stated; it costs {8 * hours * 2.5:,.0f}")
+
+
+def test_what_does_not_fit_a_gpu() -> None:
+    lines, refused = answers("large", workers=1, device="h100")
+    assert step(lines, 2).startswith("2 memory    NO  the tokenizer needs ")
+    assert refused.startswith("this will not work: 2 memory: the tokenizer needs ")
+    assert "choose more --workers, --tokenizer.train.recompute, or a smaller --tokenizer.train.batch-size" in refused
+    assert not any(line.startswith("verdict") for line in lines)
+
+
+def test_more_workers_than_there_are() -> None:
+    cores = os.cpu_count() or 1
+    preset = replace_batch(PRESETS["debug"], 4 * cores)
+    _, refused = answers(preset, workers=4 * cores)
+    assert refused == (
+        f"this will not work: 5 cluster: --workers: {4 * cores} workers need {4 * cores} CPUs, there are {cores}: "
+        f"choose at most {cores}"
+    )
+
+
+def test_workers_that_do_not_divide_a_batch() -> None:
+    assert "train.batch_size: 4 is not a multiple of the 3 workers" in answers(workers=3, device="h100")[1]
+
+
+def test_folders_that_will_not_do(tmp_path: Path, bucket: str) -> None:
+    (tmp_path / "file").touch()
+    wrong: dict[Callable[[], dict[str, str]], str] = {
+        lambda: {"data": str(tmp_path / "nowhere")}: "4 storage: --data: ",
+        lambda: {"out": str(tmp_path / "file" / "out")}: "cannot be written",
+        lambda: {"out": bucket.replace("bucket/", "another/")}: "another",
+        lambda: {"out": "gs://bucket/x"}: "gs://bucket/x: no folder's address",
+    }
+    for asked, words in wrong.items():
+        refused = answers(device="l4", workers=1, **asked())[1]
+        assert refused.startswith("this will not work: 4 storage: ") and words in refused
+    assert not answers(device="l4", workers=1, out=bucket)[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"workers": -1}, "--workers: -1 must be 0"),
+        ({"notes": 0}, "--notes: 0 must be at least 1"),
+        ({"utilisation": 1.5}, "--utilisation: 1.5 must lie above 0"),
+        ({"price": -1.0}, "--price: -1.0 must be 0 or more"),
+    ],
+)
+def test_settings_out_of_bounds(asked: dict[str, float], words: str) -> None:
+    assert words in answers(**asked)[1]
+
+
+def test_nodes_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions of another node, and an interface that it does not have."""
+    from mars_dist.check import steps
+
+    here = Node.here()
+    other = replace(here, name="there", versions=tuple((name, "1.0") for name, _ in here.versions))
+    lost = replace(here, sockets=(("GLOO_SOCKET_IFNAME", "eth7"),))
+    for node, words in (
+        (other, "7 versions: Python: there (127.0.0.1) runs 1.0, this machine "),
+        (lost, "6 network: GLOO_SOCKET_IFNAME=eth7: "),
+    ):
+        monkeypatch.setattr(steps, "place_of", lambda *asked, node=node: Place([here, node], on_ray=False))
+        assert answers(workers=1)[1].startswith(f"this will not work: {words}")
+    fits = replace(here, sockets=(("NCCL_SOCKET_IFNAME", "=lo"), ("GLOO_SOCKET_IFNAME", "eth,lo")))
+    monkeypatch.setattr(steps, "place_of", lambda *asked: Place([fits], on_ray=False))
+    assert "NCCL_SOCKET_IFNAME==lo" in step(answers(workers=1)[0], 6)
+
+
+def test_the_gpu_of_a_node_is_known_by_its_name() -> None:
+    here = Node.here()
+    for name, peak in (("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12)):
+        place = Place([replace(here, num_gpus=2, gpu=name, gpu_memory=10 * GIB)], on_ray=False)
+        device = place.device(2, None, 0.3)
+        assert (device.peak, device.memory, place.workers()) == (peak, 10 * GIB, 2)
+    with pytest.raises(ValueError, match="--device: the peak of a Abacus is not known here"):
+        Place([replace(here, num_gpus=1, gpu="Abacus")], on_ray=False).device(1, None, 0.3)
+
+
+def replace_batch(preset: Preset, batch_size: int) -> Preset:
+    first, second = (
+        replace(stage, train=replace(stage.train, batch_size=batch_size))
+        for stage in (preset.tokenizer, preset.autoregressor)
+    )
+    return Preset(first, second)
