@@ -105,7 +105,7 @@ def work(plan: Path, rank: int, workers: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(f"{plan}.store", workers), rank=rank, world_size=workers)
     settings = Plan.from_plain(read_json(plan))
-    run = TimedRun(settings.folder)
+    run = TimedRun(Path(settings.folder))
     settings.train(run)
     steps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(run.times[1:], run.times[2:], strict=False)]
     wall, own = (median(step[i] for step in steps) for i in (0, 1))

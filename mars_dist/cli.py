@@ -118,8 +118,8 @@ class RunCheck:
     """Of a GPU's peak. Default: 0.3, an assumption; the first lines of a run tell what is reached."""
     price: float | None = None
     """Of a worker, an hour."""
-    notes: int = 289_205
-    """In the training split. Default: NSynth's."""
+    notes: int | None = None
+    """In the training split. Default: NSynth's 289,205."""
     data: str | None = None
     """Folder that is to be read, local or s3://."""
     out: str | None = None
@@ -133,9 +133,9 @@ def check(arguments: Sequence[str]) -> None:
     from mars_dist.check.steps import Check
     from mars_dist.check.steps import check as run
 
-    data, out = (absolute(folder) if folder else None for folder in (command.data, command.out))
-    options = (command.workers, command.address, command.device, command.utilisation, command.price, command.notes)
-    run(Check(command.config, *options, data, out), print)
+    given = {name: getattr(command, name) for name in ("workers", "address", "device", "utilisation", "price", "notes")}
+    given |= {name: str(address(folder)) for name in ("data", "out") if (folder := getattr(command, name))}
+    run(Check(command.config, **{name: value for name, value in given.items() if value is not None}), print)
 
 
 def presets(arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Suffixes: B batch, C channels after CMX or the code width, H W the multiplexed p
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
-from mars_dist.dryrun import Device, Work, count_flops, count_work, peak_bytes
+from mars_dist.dryrun import Device, DryRun, Work, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
@@ -102,6 +103,7 @@ class DryStep:
     train: TrainConfig
 
 
+@lru_cache(maxsize=16)
 def tokenizer_step(config: TokenizerRunConfig) -> DryStep:
     """Of training the tokenizer, once the codebook is born; an adversary is left out."""
     model, spectrogram = build_tokenizer(config), config.spectrogram
@@ -116,6 +118,7 @@ def tokenizer_step(config: TokenizerRunConfig) -> DryStep:
     return DryStep(as_trained(model, config.train), loss, config.train)
 
 
+@lru_cache(maxsize=16)
 def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> DryStep:
     """Of training the autoregressor on cached codes."""
     model = build_autoregressor(config, tokenizer)
@@ -152,9 +155,19 @@ def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
 
 
 def work_of(step: DryStep, workers: int, device: Device = "cuda") -> Work:
-    """Of a worker's share of the batch. Raises ValueError where the workers do not divide it."""
-    batch_size = share_of(step.train.batch_size, workers)
-    return count_work(lambda: step.loss(batch_size), device)
+    """Of a worker's share of the batch, in all its parts. Raises ValueError where the batch has too few rows."""
+    return run_of(step, rows_of(step.train, workers), device).work.times(step.train.accumulate)
+
+
+def rows_of(train: TrainConfig, workers: int) -> int:
+    """The most that a worker computes at a time. Raises ValueError where one would have none."""
+    require_rows(train, workers)
+    return math.ceil(train.batch_size / workers / train.accumulate)
+
+
+@lru_cache(maxsize=32)
+def run_of(step: DryStep, batch_size: int, device: Device) -> DryRun:
+    return dry_run(lambda: step.loss(batch_size), device)
 
 
 def as_trained(model: nn.Module, train: TrainConfig) -> nn.Module:

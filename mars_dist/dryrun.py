@@ -7,7 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,20 @@ class Work:
     def total_flops(self) -> int:
         return sum(self.flops.values())
 
+    def times(self, num: int) -> "Work":
+        """So often."""
+        flops = {dtype: num * flops for dtype, flops in self.flops.items()}
+        return Work(flops, num * self.num_bytes, num * self.num_operations)
+
+
+class DryRun(NamedTuple):
+    """What a forward and a backward pass take."""
+
+    peak_bytes: int
+    """The most bytes that tensors made by them occupy at one time. What was there before, such as the weights, does not
+    count; nor does what an allocator or a kernel adds."""
+    work: Work
+
 
 @torch.no_grad()
 def count_flops(compute: Callable[[], object]) -> Flops:
@@ -62,21 +76,11 @@ def count_flops(compute: Callable[[], object]) -> Flops:
     return Flops(counter.get_total_flops() - attention, attention)
 
 
-def peak_bytes(loss: Callable[[], Tensor], device: Device) -> int:
-    """The most bytes that tensors made by a forward and a backward pass occupy at one time.
-
-    What was there before, such as the weights, does not count; nor does what an allocator or a kernel adds.
-    """
-    with AsOnGpu(device == "cuda"), PeakMemory() as memory:
+def dry_run(loss: Callable[[], Tensor], device: Device) -> DryRun:
+    """Count a forward and a backward pass, recomputation included."""
+    with AsOnGpu(device == "cuda"), PeakMemory() as memory, WorkCounter() as counter:
         loss().backward()
-    return memory.peak
-
-
-def count_work(loss: Callable[[], Tensor], device: Device) -> Work:
-    """Of a forward and a backward pass, recomputation included."""
-    with AsOnGpu(device == "cuda"), WorkCounter() as counter:
-        loss().backward()
-    return Work(counter.flops, counter.num_bytes, counter.num_operations)
+    return DryRun(memory.peak, Work(counter.flops, counter.num_bytes, counter.num_operations))
 
 
 class WorkCounter(TorchDispatchMode):

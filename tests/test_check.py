@@ -10,12 +10,14 @@ import torch
 
 from mars_dist.check.device import GPUS, Cpu, gpu, this_cpu
 from mars_dist.check.estimate import PROCESS, estimates
-from mars_dist.check.place import Place
+from mars_dist.check.nsynth import as_markdown
+from mars_dist.check.place import Place, Result, require_shared
 from mars_dist.check.steps import Check, check
 from mars_dist.costs import cost_of
 from mars_dist.dryrun import Work
 from mars_dist.node import Node
 from mars_dist.presets import PRESETS, Preset
+from mars_dist.storage import Folder
 
 GIB = 2**30
 
@@ -149,8 +151,8 @@ def test_more_workers_than_there_are() -> None:
     )
 
 
-def test_workers_that_do_not_divide_a_batch() -> None:
-    assert "train.batch_size: 4 is not a multiple of the 3 workers" in answers(workers=3, device="h100")[1]
+def test_more_workers_than_rows() -> None:
+    assert "train.batch_size: 4 rows are too few for 5 workers" in answers(workers=5, device="h100")[1]
 
 
 def test_folders_that_will_not_do(tmp_path: Path, bucket: str) -> None:
@@ -198,6 +200,29 @@ def test_nodes_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NCCL_SOCKET_IFNAME==lo" in step(answers(workers=1)[0], 6)
 
 
+def test_a_folder_that_nodes_do_not_share(tmp_path: Path) -> None:
+    """In the second place each node has a disk of its own: what another wrote is moved away before it looks."""
+    here, shared = Node.here(), tmp_path / "shared"
+    nodes, aside = [replace(here, name=name) for name in ("one", "two")], tmp_path / "aside"
+
+    class Apart(Place):
+        def call(self, node: Node, work: Callable[[], Result]) -> Result:
+            if node.name == "two":
+                shared.rename(aside)
+            try:
+                return work()
+            finally:
+                if node.name == "two":
+                    aside.rename(shared)
+
+    require_shared(Place(nodes, on_ray=False), Folder.open(shared))
+    with pytest.raises(
+        ValueError, match=r"is not shared: what one \(127.0.0.1\) writes, two \(127.0.0.1\) does not see"
+    ):
+        require_shared(Apart(nodes, on_ray=False), Folder.open(shared))
+    assert not list(shared.iterdir())
+
+
 def test_the_gpu_of_a_node_is_known_by_its_name() -> None:
     here = Node.here()
     for name, peak in (("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12)):
@@ -214,3 +239,9 @@ def replace_batch(preset: Preset, batch_size: int) -> Preset:
         for stage in (preset.tokenizer, preset.autoregressor)
     )
     return Preset(first, second)
+
+
+def test_the_page_of_nsynth_is_what_the_code_makes() -> None:
+    """Where this fails: python -m mars_dist.check.nsynth > docs/nsynth.md, and read the diff."""
+    page = Path(__file__).parents[1] / "docs" / "nsynth.md"
+    assert page.read_text() == as_markdown(PRESETS) + "\n"

@@ -128,6 +128,14 @@ def test_a_preset_of_ones_own_is_shown(mars: MarsCommand, tmp_path: Path) -> Non
     assert "| tokens L | 21 |" in mars("presets", "debug", "--markdown").out.splitlines()
 
 
+def test_a_check_with_settings_of_either_stage(mars: MarsCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = ("--tokenizer.train.batch-size", 8, "--autoregressor.train.steps", 40, "--workers", 2, "--device", "l4")
+    out = mars("check", "debug", *words, "--notes", 80, "--price", 1.5).out
+    assert "tokenizer: 20 steps of" in out and "each of 80 notes is seen 2 times" in out
+    assert "autoregressor: 40 steps of" in out and "it costs 0" in out
+
+
 # ---- mistakes
 
 
@@ -138,6 +146,7 @@ def test_unknown_names(refused: Callable[..., str]) -> None:
     )
     assert refused("presets", "huge").startswith("huge: there is no such preset")
     assert refused("quickstart", "--preset", "huge").startswith("huge: there is no such preset")
+    assert refused("check") == "mars check: name a preset or a .toml first, such as: mars check tiny ..."
     assert refused("train-ar") == ("mars train-ar: name a preset or a .toml first, such as: mars train-ar tiny ...")
 
 

@@ -225,9 +225,17 @@ def test_blocks_are_gathered_one_by_one_where_they_are_large() -> None:
     assert memory.gathered == pytest.approx(expected, rel=0.02)
 
 
-def test_more_workers_than_rows_are_refused() -> None:
+def test_too_few_rows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.batch_size: 8 rows are too few for 9 workers"):
         estimate("tokenizer", PRESETS["debug"], 8, "bf16", workers=9)
+
+
+def test_parts_of_a_batch_come_one_after_another() -> None:
+    """The same work in two parts, with half the activations and gradients that are kept whole."""
+    plain, parts = (dry_step("tokenizer", PRESETS["tiny"], accumulate=num) for num in (1, 2))
+    assert work_of(parts, 2, "cpu").total_flops == work_of(plain, 2, "cpu").total_flops
+    one, two = (memory_of(step, 2, "cpu") for step in (plain, parts))
+    assert two.activations < 0.55 * one.activations and two.gradients == 2 * one.gradients
 
 
 @pytest.mark.parametrize("stage", STEPS)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.dryrun import AsOnGpu, Flops, PeakMemory, count_flops, count_work, peak_bytes
+from mars_dist.dryrun import AsOnGpu, Flops, PeakMemory, count_flops, dry_run
 from mars_dist.layers import Attention
 
 META = torch.device("meta")
@@ -29,7 +29,7 @@ def test_peak_of_a_chain() -> None:
 
     one = 4 * 50 * 100
     # The layers keep nothing, since no weight asks for a gradient: there are the result of exp, an input and an output.
-    assert peak_bytes(loss, "cpu") in range(3 * one, 3 * one + 16)
+    assert dry_run(loss, "cpu").peak_bytes in range(3 * one, 3 * one + 16)
 
 
 def test_memory_that_was_there_before_is_not_counted() -> None:
@@ -52,7 +52,7 @@ def test_a_gpu_keeps_no_products_of_tokens() -> None:
     for device in ("cpu", "cuda"):
         for num_tokens in (256, 512):
             x_BLD = torch.empty(1, num_tokens, 64, device=META)
-            peaks[device, num_tokens] = peak_bytes(lambda x_BLD=x_BLD: attention(x_BLD).sum(), device)
+            peaks[device, num_tokens] = dry_run(lambda x_BLD=x_BLD: attention(x_BLD).sum(), device).peak_bytes
     assert peaks["cuda", 512] < 2.1 * peaks["cuda", 256]
     assert peaks["cpu", 512] > 4 * 4 * 512 * 512
     assert peaks["cpu", 512] > 3.5 * peaks["cpu", 256]
@@ -72,7 +72,7 @@ def test_tensors_say_that_they_are_on_a_gpu_within_the_block_alone() -> None:
 def test_work_of_a_layer_and_a_sum() -> None:
     """Forward one product of matrices, backward two; a sum reads them and spreads its gradient."""
     layer, x_BD = nn.Linear(100, 50, bias=False, device=META), torch.empty(20, 100, device=META, requires_grad=True)
-    work = count_work(lambda: layer(x_BD).sum(), "cpu")
+    work = dry_run(lambda: layer(x_BD).sum(), "cpu").work
     assert work.flops == {torch.float32: 3 * 2 * 20 * 100 * 50}
     assert work.total_flops == 3 * 2 * 20 * 100 * 50
     assert work.num_bytes < 4 * 4 * 20 * 50 + 64 and work.num_operations < 10

@@ -13,10 +13,10 @@ import torch
 from mars_dist.dryrun import Work
 
 GIB = 2**30
-ROUNDS, ROUND_SECONDS = 25, 0.004
+ROUNDS, ROUND_SECONDS = 40, 0.004
 SIDE, LENGTH, SHORT = 1024, 2**20, 8
 """Of the matrices, and of the vectors, that are timed."""
-MATRIX_SHARE, BYTES_SHARE, OPERATIONS = 0.75, 0.24, 12.0
+MATRIX_SHARE, BYTES_SHARE, OPERATIONS = 0.75, 0.14, 21.0
 """What a training step reaches of the rates of bare operations on a CPU: of the matrix products and of the memory; and
 how many bare operations one of a step takes, with autograd, FSDP and the loop. Found on debug and tiny with one process
 (docs/check.md)."""
@@ -24,6 +24,8 @@ GLOO = 1e9
 """Bytes a second between two processes of a machine: an assumption."""
 LAUNCH = 1e-5
 """Seconds to start a kernel from Python: an assumption."""
+RESERVE = 0.1
+"""Share of a GPU that CUDA, NCCL and the allocator take for themselves: an assumption."""
 UTILISATION = 0.3
 """Of a GPU's peak, where nobody states another: an assumption. What is reached is told by the first lines of a run."""
 
@@ -40,6 +42,11 @@ class Gpu:
     utilisation: float = UTILISATION
     """The share of the peak that training reaches; memory and network count as what is not reached."""
     kind: Literal["cuda"] = "cuda"
+
+    @property
+    def usable(self) -> int:
+        """Bytes."""
+        return round(self.memory * (1 - RESERVE))
 
     def seconds(self, work: Work, moved: int, sent: int) -> float:
         """Of a step that does so much work: a small one waits for Python to start its kernels."""
@@ -83,6 +90,11 @@ class Cpu:
     memory: int
     """Bytes."""
     kind: Literal["cpu"] = "cpu"
+
+    @property
+    def usable(self) -> int:
+        """Bytes."""
+        return self.memory
 
     @property
     def peak(self) -> float:

@@ -1,7 +1,7 @@
 """What a stage of a preset takes of each worker: memory, time and money. Counted by dry runs, so nothing is trained."""
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from mars_dist.check.device import Device
 from mars_dist.config import TrainConfig
@@ -19,12 +19,10 @@ from mars_dist.dataset import ROWS_IN_GROUP
 from mars_dist.presets import Preset
 from mars_dist.training.batches import PREFETCH
 
-PROCESS = 750 * 2**20
-"""Bytes of a worker that has imported all, and made a step of next to nothing: `debug`, measured."""
+PROCESS = 850 * 2**20
+"""Bytes of a worker whose model, data and batches are next to nothing: the autoregressor of `debug`, measured."""
 ALLOCATOR = 0.3
 """What a CPU's allocator wastes, as a share of the activations: found on tiny (docs/check.md)."""
-GPU_RESERVE = 0.1
-"""Share of a GPU that CUDA, NCCL and the allocator take for themselves: an assumption."""
 PARAMETER_BYTES, SHARD_BYTES = 40, 56
 """What gathering moves of each parameter on a CPU, and what AdamW, the moving average and the norm move of a shard."""
 HOUR = 3600
@@ -100,7 +98,7 @@ def host_bytes(
 ) -> int:
     """Of the first worker's process, at the most of a training step, a validation and an export."""
     window = min(notes, train.shuffle_rows + 2 * ROWS_IN_GROUP) * num_values * 2
-    ahead = (PREFETCH + 1) * train.batch_size // workers * num_values * FLOAT32
+    ahead = (PREFETCH + 1) * ceil(train.batch_size / workers) * num_values * FLOAT32
     validated = min(notes, train.validation_rows) // workers * num_values * (2 + FLOAT32)
     exported = 2 * parameters * FLOAT32
     if device.kind == "cuda":

@@ -69,12 +69,12 @@ GPU_WORDS = {
 """By which CUDA's name of a GPU is known; later ones first."""
 
 
-def place_of(address: str | None, in_cluster: bool, named: str | None) -> Place:
-    """The cluster at an address, or the one that this process runs in; else this machine, unless a device is named.
+def place_of(address: str | None, named: str | None) -> Place:
+    """The cluster at an address; else this machine, unless a device is named.
 
     Raises ValueError where the cluster does not answer.
     """
-    if address or in_cluster:
+    if address:
         from mars_dist.distributed.preflight import nodes
 
         return Place(nodes(address), on_ray=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from mars_dist.check.device import UTILISATION, Device, Gpu
-from mars_dist.check.estimate import GPU_RESERVE, Estimate, estimates
+from mars_dist.check.estimate import Estimate, estimates
 from mars_dist.check.place import Place, place_of, require_read, require_shared
 from mars_dist.node import Node
 from mars_dist.preset_table import GIB, digits, millions
@@ -50,7 +50,7 @@ class Check:
 
 def check(asked: Check, write: Callable[[str], None]) -> None:
     """Answer step by step. Raises ValueError where one of them will not work, and where the cluster does not answer."""
-    preflight = Preflight(asked, place_of(asked.address, "RAY_ADDRESS" in os.environ, asked.device))
+    preflight = Preflight(asked, place_of(asked.address or os.environ.get("RAY_ADDRESS"), asked.device))
     wrong = []
     for number, (title, step) in enumerate(preflight.steps().items(), start=1):
         try:
@@ -110,8 +110,7 @@ class Preflight:
         yield ", ".join(f"{stage.stage} {millions(stage.num_parameters)} parameters" for stage in self.stages)
 
     def memory(self) -> Iterator[str]:
-        device, on_gpu = self.device, isinstance(self.device, Gpu)
-        usable = round(device.memory * (1 - GPU_RESERVE)) if on_gpu else device.memory
+        usable, on_gpu = self.device.usable, isinstance(self.device, Gpu)
         for stage in self.stages:
             parts, needed = stage.memory, stage.memory.total if on_gpu else stage.host_bytes
             if needed > usable:

@@ -11,7 +11,6 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mars_dist.distributed.runtime import connect
 from mars_dist.node import Node
 
 Result = TypeVar("Result")
@@ -21,11 +20,11 @@ CONNECT_SECONDS = 5.0
 
 
 def attach(address: str) -> None:
-    """To the cluster at an address: host:port of its head, or ray://host:port. Raises ValueError where that fails."""
+    """To the cluster whose head is at host:port, or ray://host:port. Raises ValueError where that fails."""
     if address.startswith("http"):
         raise ValueError(
-            f"--address: {address} is a dashboard's, which runs jobs: run the check as one, "
-            f"mars submit --address {address} check ..., or give the head's host:6379"
+            f"{address}: is a dashboard, which runs jobs: run the check as one, mars submit --address {address} check "
+            "..., or give --address the head's host:6379"
         )
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
@@ -34,20 +33,15 @@ def attach(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError as error:
-        raise ValueError(f"--address: {address} does not answer ({error}): is the cluster up?") from error
-    except (RuntimeError, ConnectionError, ValueError) as error:  # Ray's own words name versions that differ
-        words = " ".join(str(error).split())
-        raise ValueError(f"--address: {address}: Ray refuses to join it: {words}") from error
+        raise ValueError(f"{address}: does not answer ({error}): is the cluster up, and this its head?") from error
+    except (RuntimeError, ValueError) as error:  # Ray's own words name versions that differ
+        raise ValueError(f"{address}: cannot be joined: {' '.join(str(error).split())}") from error
 
 
-def nodes(address: str | None) -> list[Node]:
-    """All nodes of the cluster, with as many CPUs and GPUs as Ray gives out. Raises ValueError where one fails.
-
-    No address: the cluster that this process runs in.
-    """
-    if address and not ray.is_initialized():
+def nodes(address: str) -> list[Node]:
+    """All nodes of the cluster, with as many CPUs and GPUs as Ray gives out. Raises ValueError where one fails."""
+    if not ray.is_initialized():
         attach(address)
-    connect()
     found = []
     for node in alive():
         seen = on_node(node["NodeID"], partial(Node.here, node["NodeManagerAddress"]))
@@ -58,7 +52,9 @@ def nodes(address: str | None) -> list[Node]:
 
 def on_node(id: str, work: Callable[[], Result]) -> Result:
     """What the work gives on that node. Raises ValueError where it cannot run there, and what it raises itself."""
-    task: Any = ray.remote(call).options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False))
+    task: Any = ray.remote(call).options(
+        num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)
+    )
     try:
         result = ray.get(task.remote(work), timeout=SECONDS)
     except GetTimeoutError as error:
