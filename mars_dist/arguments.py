@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from mars_dist.addresses import address
 from mars_dist.scales import Size
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def local(folder: str) -> Path:
     """Raises ValueError for s3://: sounds and drawings are made on this machine."""
     if "://" in folder:
         raise ValueError(f"{folder}: is behind an address: sounds and drawings are written on this machine")
-    return Path(folder).absolute()
+    return Path(address(folder))
 
 
 def make_folder(folder: Path, option: str = "--out") -> None:

@@ -98,6 +98,24 @@ class TrainClassifier:
 
 
 @dataclass(frozen=True)
+class RunPipeline:
+    source: str
+    """Notes, as mars preprocess takes them."""
+    out: str
+    """Folder for everything that the stages make, each in one of its own, and for report.html."""
+    config: Annotated[Preset, Inline]
+    classifier: ClassifierConfig = ClassifierRunConfig().classifier
+    classifier_train: TrainConfig = ClassifierRunConfig().train
+    splits: tuple[str, ...] = ("valid", "test")
+    """Those that are evaluated."""
+    notes: int = 512
+    """Notes of each split that are measured, spread evenly."""
+    shown: int = 8
+    """Notes of each split that the page plays."""
+    spread: Annotated[Workers, Inline] = Workers()
+
+
+@dataclass(frozen=True)
 class ListPresets:
     preset: Positional[str | None] = None
     """One alone: a name or a .toml. Default: all that there are."""
@@ -173,7 +191,7 @@ def preprocess(arguments: Sequence[str]) -> None:
     command = parse(Preprocess, rest, "preprocess PRESET", default)
     from mars_dist.distributed.data import preprocess as run
 
-    run(command.source, command.out, command.spectrogram, command.shard_rows, say)
+    run(str(address(command.source)), str(address(command.out)), command.spectrogram, command.shard_rows, say)
 
 
 def train(plan: "Plan", spread: Workers) -> None:
@@ -199,7 +217,7 @@ def encode(arguments: Sequence[str]) -> None:
     command = parse(Encode, arguments, "encode")
     from mars_dist.distributed.data import encode as run
 
-    run(command.data, address(command.tokenizer), command.out, say)
+    run(str(address(command.data)), address(command.tokenizer), str(address(command.out)), say)
 
 
 def train_ar(arguments: Sequence[str]) -> None:
@@ -225,6 +243,22 @@ def train_classifier(arguments: Sequence[str]) -> None:
     spectrogram = DatasetInfo.load(Folder.open(command.data)).spectrogram
     config = ClassifierRunConfig(spectrogram, command.classifier, command.optim, command.train)
     train(Plan(config, str(address(command.data)), address(command.out)), command.spread)
+
+
+def pipeline(arguments: Sequence[str]) -> None:
+    """All stages in a row, from notes to a report; what is finished is passed over."""
+    preset, rest = preset_first(arguments, "pipeline")
+    command = parse(RunPipeline, rest, "pipeline PRESET", RunPipeline(tyro.MISSING, tyro.MISSING, preset))
+    require_measured(command.notes, command.shown, command.splits)
+    from mars_dist.pipeline import Pipeline
+
+    classifier = ClassifierRunConfig(
+        command.config.tokenizer.spectrogram, command.classifier, train=command.classifier_train
+    )
+    measured = dict.fromkeys(command.splits, command.notes)
+    source, out = str(address(command.source)), address(command.out)
+    work, spread = Pipeline(source, out, command.config, classifier, measured, command.shown), command.spread
+    print(work.run(spread.workers, spread.workers, spread.min_workers))
 
 
 def sample(arguments: Sequence[str]) -> None:
@@ -305,12 +339,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     command = parse(Evaluate, arguments, "evaluate")
     if not command.models:
         raise ValueError("models: none is named: give the --out of mars train-ar, or several")
-    if command.notes < 1:
-        raise ValueError(f"--notes: {command.notes} must be at least 1")
-    if command.shown < 0:
-        raise ValueError(f"--shown: {command.shown} must be at least 0")
-    if not command.splits:
-        raise ValueError("--splits: none is named: name one or more, such as valid test")
+    require_measured(command.notes, command.shown, command.splits)
     folders = [address(folder) for folder in command.models]
     if len(set(folders)) < len(folders):
         raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
@@ -318,13 +347,23 @@ def evaluate(arguments: Sequence[str]) -> None:
     from mars_dist.page import evaluate_folders
     from mars_dist.storage import Folder
 
-    out, file = Folder.of(command.report) if command.report else (Folder.open(folders[0]), "report.html")
+    report = address(command.report) if command.report else None
+    out, file = Folder.of(report) if report else (Folder.open(folders[0]), "report.html")
     out.require_writable("--report")
     judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
     limits, data = dict.fromkeys(command.splits, command.notes), str(address(command.data))
     print(
         evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, out, file, say)
     )
+
+
+def require_measured(notes: int, shown: int, splits: Sequence[str]) -> None:
+    if notes < 1:
+        raise ValueError(f"--notes: {notes} must be at least 1")
+    if shown < 0:
+        raise ValueError(f"--shown: {shown} must be at least 0")
+    if not splits:
+        raise ValueError("--splits: none is named: name one or more, such as valid test")
 
 
 @dataclass(frozen=True)
@@ -412,6 +451,20 @@ def quickstart(arguments: Sequence[str]) -> None:
     run(options)
 
 
+def submit(arguments: Sequence[str]) -> None:
+    """Run a command as a job on a cluster, and follow it."""
+    from mars_dist.submission import submit as run
+
+    sys.exit(run(arguments))
+
+
+def jobs(arguments: Sequence[str]) -> None:
+    """List a cluster's jobs, follow one, or stop it."""
+    from mars_dist.submission import jobs as run
+
+    sys.exit(run(arguments))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "quickstart": quickstart,
     "notes": notes,
@@ -423,15 +476,18 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "sample": sample,
     "evaluate": evaluate,
     "tune": tune,
+    "pipeline": pipeline,
+    "submit": submit,
+    "jobs": jobs,
     "show": show,
     "check": check,
     "presets": presets,
 }
 
 
-def main() -> None:
-    """The console script. A user's mistake is one line and exit code 2."""
-    arguments = sys.argv[1:]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script, and what each of jobs/ runs. A user's mistake is one line and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -28,8 +28,10 @@ def fit(plan: Plan, workers: int | None, say: Say, min_workers: int | None = Non
     if workers == 0:
         position = fit_here(plan, say)
     else:
+        from mars_dist.distributed.scaling import gather
         from mars_dist.distributed.train import fit as fit_on_ray
 
+        gather(min_workers or workers, say)
         position = fit_on_ray(plan, workers, say, min_workers)
     if not position.ended(plan.config.train):
         raise Stopped(f"{plan.folder}: stopped by SIGTERM, saved at step {position.step}: the same command goes on")

@@ -14,10 +14,10 @@ import psutil
 
 from mars_dist.config import ClassifierRunConfig
 from mars_dist.notes import NotesConfig, render
+from mars_dist.pipeline import PAGE, Pipeline
 from mars_dist.presets import load
 from mars_dist.progress import say, tenths
 from mars_dist.serialize import read_json, write_json
-from mars_dist.storage import Folder
 
 VELOCITIES = (50, 100, 127)
 MEASURED = {"valid": 544, "test": 176}
@@ -39,50 +39,23 @@ class Quickstart:
 
 def run(options: Quickstart) -> None:
     """Run what is missing, then write summary.json and print the table. Raises ValueError for what a user can mend."""
-    from mars_dist.distributed.data import encode, preprocess
-    from mars_dist.evaluation.judges import Judges
-    from mars_dist.launch import fit
-    from mars_dist.page import evaluate_folders, figures_of
-    from mars_dist.phase import DEFAULT
-    from mars_dist.sampling import AS_ASKED
-    from mars_dist.training.plan import Plan
+    from mars_dist.page import figures_of
 
     out = Path(options.out).absolute()
     preset = load(options.preset)
     conditioned = replace(preset.autoregressor.autoregressor, condition_on_instrument=True)
-    notes, pictures, tokenizer, codes, model, classifier = (
-        out / name for name in ("notes", "pictures", "tokenizer", "codes", "autoregressor", "classifier")
-    )
-    tokenizer_plan = Plan(preset.tokenizer, str(pictures), tokenizer)
-    model_plan = Plan(replace(preset.autoregressor, autoregressor=conditioned), str(codes), model, tokenizer)
-    classifier_plan = Plan(ClassifierRunConfig(preset.tokenizer.spectrogram), str(pictures), classifier)
+    preset = replace(preset, autoregressor=replace(preset.autoregressor, autoregressor=conditioned))
+    notes, classifier = out / "notes", ClassifierRunConfig(preset.tokenizer.spectrogram)
     stages = Stages(out / "stages.json")
     with stages.run("notes"):
         render(notes, NotesConfig(velocities=VELOCITIES), progress=tenths("notes"))
-    with stages.run("preprocess"):
-        preprocess(notes, pictures, preset.tokenizer.spectrogram, progress=say)
-    with stages.run("train_tokenizer"):
-        fit(tokenizer_plan, options.workers, say)
-    with stages.run("encode"):
-        encode(str(pictures), tokenizer, str(codes), say)
-    with stages.run("train_autoregressor"):
-        fit(model_plan, options.workers, say)
-    with stages.run("train_classifier"):
-        fit(classifier_plan, 0, say)
-    table, page = out / "table.txt", out / "report.html"
-    figures = out / figures_of(page.name)
-    with stages.run("evaluate"):
-        if table.exists() and figures.exists():
-            say(f"{page}: finished already: nothing to do")
-        else:
-            judges = Judges(classifier)
-            here = (Folder.open(out), page.name)
-            text = evaluate_folders([model], str(pictures), MEASURED, SHOWN, judges, AS_ASKED, DEFAULT, *here, say)
-            table.write_text(f"{text}\n")  # written last: its presence means evaluated
-    write_json(out / "summary.json", summary(stages, notes, tokenizer, model, figures))
-    print(table.read_text())
+    pipeline = Pipeline(str(notes), out, preset, classifier, MEASURED, SHOWN)
+    table = pipeline.run(options.workers, classifier_workers=0, stage=stages.run)
+    tokenizer, model = out / "tokenizer", out / "autoregressor"
+    write_json(out / "summary.json", summary(stages, notes, tokenizer, model, out / figures_of(PAGE)))
+    print(table)
     for what, path in {
-        "page to listen to": page,
+        "page to listen to": out / PAGE,
         "figures": out / "summary.json",
         "tokenizer": tokenizer,
         "autoregressor": model,

@@ -1,0 +1,86 @@
+"""All stages in a row, from notes to a page of measured sounds: each only where it is not finished."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mars_dist.addresses import Address, address
+from mars_dist.config import ClassifierRunConfig
+from mars_dist.presets import Preset
+from mars_dist.progress import say
+
+if TYPE_CHECKING:
+    from mars_dist.storage import Folder
+
+PAGE, TABLE = "report.html", "table.txt"
+Stage = Callable[[str], AbstractContextManager[None]]
+
+
+@contextmanager
+def announced(name: str) -> Iterator[None]:
+    """Around each stage: its name is said."""
+    say(f"== {name}")
+    yield
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What is made of which notes. Each stage has a folder of its own within `out`."""
+
+    source: str
+    out: Address
+    preset: Preset
+    classifier: ClassifierRunConfig
+    measured: Mapping[str, int]
+    """Notes of each split that are measured."""
+    shown: int
+    """Notes of each split that the page plays."""
+
+    def run(
+        self,
+        workers: int | None,
+        classifier_workers: int | None,
+        min_workers: int | None = None,
+        stage: Stage = announced,
+    ) -> str:
+        """Run what is missing. Returns the table of the evaluation. Raises ValueError for what a user can mend.
+
+        Workers are as for `launch.fit`.
+        """
+        from mars_dist.distributed.data import encode, preprocess
+        from mars_dist.launch import fit
+        from mars_dist.storage import Folder
+        from mars_dist.training.plan import Plan
+
+        out = Folder.open(self.out)
+        pictures, codes = (out.sub(name).name for name in ("pictures", "codes"))
+        tokenizer, model, classifier = (
+            address(out.sub(name).name) for name in ("tokenizer", "autoregressor", "classifier")
+        )
+        with stage("preprocess"):
+            preprocess(self.source, pictures, self.preset.tokenizer.spectrogram, progress=say)
+        with stage("train_tokenizer"):
+            fit(Plan(self.preset.tokenizer, pictures, tokenizer), workers, say, min_workers)
+        with stage("encode"):
+            encode(pictures, tokenizer, codes, say)
+        with stage("train_autoregressor"):
+            fit(Plan(self.preset.autoregressor, codes, model, tokenizer), workers, say, min_workers)
+        with stage("train_classifier"):
+            fit(Plan(self.classifier, pictures, classifier), classifier_workers, say, min_workers)
+        with stage("evaluate"):
+            return self.evaluate(out, pictures, model, classifier)
+
+    def evaluate(self, out: "Folder", pictures: str, model: Address, classifier: Address) -> str:
+        from mars_dist.evaluation.judges import Judges
+        from mars_dist.page import evaluate_folders, figures_of
+        from mars_dist.phase import DEFAULT
+        from mars_dist.sampling import AS_ASKED
+
+        if {TABLE, figures_of(PAGE)} <= out.list():
+            say(f"{out.link(PAGE)}: finished already: nothing to do")
+            return out.read(TABLE).decode()
+        judges, here = Judges(classifier), (out, PAGE)
+        table = evaluate_folders([model], pictures, self.measured, self.shown, judges, AS_ASKED, DEFAULT, *here, say)
+        out.write(TABLE, f"{table}\n".encode())  # written last: its presence means evaluated
+        return f"{table}\n"
