@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mars_dist.presets import Preset
 
 T = TypeVar("T")
+Inline = tyro.conf.arg(name="")
+"""A field whose own fields are written without its name."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None = None) -> T:
@@ -68,3 +70,13 @@ def make_folder(folder: Path, option: str = "--out") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another {option}") from None
+
+
+def require_measured(notes: int, shown: int, splits: Sequence[str]) -> None:
+    """Raises ValueError where there is nothing to measure."""
+    if notes < 1:
+        raise ValueError(f"--notes: {notes} must be at least 1")
+    if shown < 0:
+        raise ValueError(f"--shown: {shown} must be at least 0")
+    if not splits:
+        raise ValueError("--splits: none is named: name one or more, such as valid test")

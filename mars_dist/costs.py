@@ -17,7 +17,7 @@ from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
-from mars_dist.dryrun import Device, DryRun, Work, count_flops, dry_run
+from mars_dist.dryrun import Device, DryRun, Flops, Work, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
@@ -80,18 +80,36 @@ class Memory:
 def cost_of(preset: Preset) -> PresetCost:
     """Counted on one sample, with the conditions that every data set has."""
     settings = preset.tokenizer.tokenizer
-    tokenizer, autoregressor = build_tokenizer(preset.tokenizer), build_autoregressor(preset.autoregressor, settings)
-    x_BCHW = torch.empty(1, *preset.tokenizer.spectrogram.picture_shape, device=META)
-    f_BChw = torch.empty(1, settings.code_width, *settings.schedule.latent_grid, device=META)
-    inputs_BLC, nothing = teacher_inputs(settings, 1), autoregressor.no_conditions(1)
-    forward = count_flops(lambda: autoregressor(inputs_BLC, nothing))
     # A token of a scale is multiplied with those that the mask lets it see, no others: that is what the cache holds.
+    _, forward = teacher_forcing(preset.autoregressor, settings)
     guided = 2 * (forward.layers + forward.attention * float(settings.schedule.mask().mean()))
+    f_BChw = torch.empty(1, settings.code_width, *settings.schedule.latent_grid, device=META)
+    decoder = count_flops(lambda: build_tokenizer(preset.tokenizer).picture(f_BChw))
     return PresetCost(
-        StageCost(num_parameters(tokenizer), count_flops(lambda: tokenizer(x_BCHW)).total),
-        StageCost(num_parameters(autoregressor), forward.total),
-        round(guided) + count_flops(lambda: tokenizer.picture(f_BChw)).total,
+        tokenizer_cost(preset.tokenizer),
+        autoregressor_cost(preset.autoregressor, settings),
+        round(guided) + decoder.total,
     )
+
+
+@lru_cache(maxsize=64)
+def tokenizer_cost(config: TokenizerRunConfig) -> StageCost:
+    model = build_tokenizer(config)
+    x_BCHW = torch.empty(1, *config.spectrogram.picture_shape, device=META)
+    return StageCost(num_parameters(model), count_flops(lambda: model(x_BCHW)).total)
+
+
+def autoregressor_cost(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> StageCost:
+    parameters, forward = teacher_forcing(config, tokenizer)
+    return StageCost(parameters, forward.total)
+
+
+@lru_cache(maxsize=64)
+def teacher_forcing(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> tuple[int, Flops]:
+    """The autoregressor's parameters, and the FLOPs of all tokens of a note at once."""
+    model = build_autoregressor(config, tokenizer)
+    inputs_BLC, nothing = teacher_inputs(tokenizer, 1), model.no_conditions(1)
+    return num_parameters(model), count_flops(lambda: model(inputs_BLC, nothing))
 
 
 @dataclass(frozen=True)

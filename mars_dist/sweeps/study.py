@@ -8,7 +8,7 @@ from typing import Any
 
 from mars_dist.addresses import Address, address
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
-from mars_dist.costs import PresetCost, StageCost, cost_of
+from mars_dist.costs import StageCost, autoregressor_cost, cost_of, tokenizer_cost
 from mars_dist.fetched import on_disk
 from mars_dist.model import read_config
 from mars_dist.presets import Preset
@@ -184,11 +184,13 @@ class Study:
 
     def runs(self, preset: Preset) -> list[tuple[Run, float]]:
         """What a trial trains, and the training FLOPs of one of its steps."""
-        costs = cost(preset)
-        both: list[tuple[Run, StageCost]]
-        both = [(preset.tokenizer, costs.tokenizer), (preset.autoregressor, costs.autoregressor)]
-        wanted = {"tokenizer": both[:1], "autoregressor": both[1:], "both": both}[self.sweep.kind]
-        return [(run, float(of.training_flops * run.train.batch_size)) for run, of in wanted]
+        costs: list[tuple[Run, StageCost]] = []
+        if self.sweep.kind != "autoregressor":
+            costs.append((preset.tokenizer, tokenizer_cost(preset.tokenizer)))
+        if self.sweep.kind != "tokenizer":
+            of = autoregressor_cost(preset.autoregressor, preset.tokenizer.tokenizer)
+            costs.append((preset.autoregressor, of))
+        return [(run, float(of.training_flops * run.train.batch_size)) for run, of in costs]
 
     def stages(self, trial: Trial) -> list[Stage]:
         """What the trial trains, one after the other; with a budget of seconds, as if its steps were the preset's.
@@ -217,18 +219,13 @@ class Study:
     def facts(self, trial: Trial) -> dict[str, float]:
         """What a setting costs: tokens of a note, parameters, and FLOPs to make one."""
         preset = self.preset(trial.choice)
-        found = cost(preset)
-        alone = self.sweep.kind == "tokenizer"
-        return {
-            "codes": preset.tokenizer.tokenizer.num_codes,
-            "parameters": found.tokenizer.num_parameters + (0 if alone else found.autoregressor.num_parameters),
-            "flops_per_note": found.tokenizer.forward_flops if alone else found.sampling_flops,
-        }
-
-
-@lru_cache(maxsize=64)
-def cost(preset: Preset) -> PresetCost:
-    return cost_of(preset)
+        codes = {"codes": float(preset.tokenizer.tokenizer.num_codes)}
+        if self.sweep.kind == "tokenizer":
+            alone = tokenizer_cost(preset.tokenizer)
+            return codes | {"parameters": alone.num_parameters, "flops_per_note": alone.forward_flops}
+        both = cost_of(preset)
+        parameters = both.tokenizer.num_parameters + both.autoregressor.num_parameters
+        return codes | {"parameters": parameters, "flops_per_note": both.sampling_flops}
 
 
 @lru_cache(maxsize=1)

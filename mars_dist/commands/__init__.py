@@ -1,0 +1,1 @@
+"""What each `mars ...` does. Imports are lazy, so that --help is instant."""

@@ -1,0 +1,106 @@
+"""Commands for what is trained: new notes, and measures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tyro.conf import Positional
+
+from mars_dist.addresses import address
+from mars_dist.arguments import local, make_folder, parse, require_measured
+from mars_dist.progress import say
+
+
+def sample(arguments: Sequence[str]) -> None:
+    """Make new notes."""
+    from mars_dist.phase import DEFAULT, Phase
+    from mars_dist.sampling import SamplingConfig
+
+    @dataclass(frozen=True)
+    class Sample:
+        model: Positional[str]
+        """Folder that mars train-ar wrote."""
+        out: str = "samples"
+        """Folder of the wav files, and of a JSON file that tells what each note was asked for, or given."""
+        count: int = 1
+        pitch: int | None = None
+        """MIDI, 0 to 127."""
+        velocity: int | None = None
+        """MIDI, 1 to 127; the nearest of 25, 50, 75, 100 and 127 counts."""
+        family: str | None = None
+        source: str | None = None
+        instrument: str | None = None
+        qualities: tuple[str, ...] = ()
+        """Those that the note shall have, such as: bright percussive."""
+        sampling: SamplingConfig = field(default_factory=SamplingConfig)
+        phase: Phase = DEFAULT
+        """How pictures become sound: Griffin-Lim, phase-gradient integration, or the two in turn."""
+
+    command = parse(Sample, arguments, "sample")
+    if command.count < 1:
+        raise ValueError(f"--count: {command.count} must be at least 1")
+    from mars_dist.audio import write_wav
+    from mars_dist.model import Mars
+    from mars_dist.serialize import write_json
+
+    mars = Mars.from_pretrained(address(command.model))
+    names = ("pitch", "velocity", "family", "source", "instrument", "qualities", "sampling")
+    asked = {name: getattr(command, name) for name in names}
+    waves = mars.generate(command.count, **asked, phase=command.phase)
+    labels = mars.labels(command.count, **asked)
+    parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
+    name = "-".join(str(part) for part in parts if part is not None) or "note"
+    out = local(command.out)
+    make_folder(out)
+    paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]
+    for path, wave_T in zip(paths, waves, strict=True):
+        write_wav(path, wave_T, mars.spectrogram.sample_rate)
+        say(str(path))
+    write_json(out / f"{name}.json", {path.name: label for path, label in zip(paths, labels, strict=True)})
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure models on held-out notes, and write a page to listen to."""
+    from mars_dist.phase import DEFAULT, Phase
+    from mars_dist.sampling import AS_ASKED, SamplingConfig
+
+    @dataclass(frozen=True)
+    class Evaluate:
+        models: Positional[tuple[str, ...]]
+        """Folders that mars train-ar or mars train-tokenizer wrote: one, or several side by side."""
+        data: str
+        """Folder that mars preprocess wrote."""
+        classifier: str | None = None
+        """Folder that mars train-classifier wrote. Without one, what rests on it is left out."""
+        embeddings: tuple[str, ...] = ()
+        """For FAD and KID: musicnn (make embeddings installs it), vggish:WEIGHTS."""
+        report: str | None = None
+        """Where to write the page, local or s3://; its figures lie beside it. Default: report.html in the first
+        model's folder."""
+        splits: tuple[str, ...] = ("valid", "test")
+        notes: int = 512
+        """Notes of each split that are measured, spread evenly."""
+        shown: int = 8
+        """Notes of each split that the page plays."""
+        sampling: SamplingConfig = AS_ASKED
+        phase: Phase = DEFAULT
+        """How pictures become sound: Griffin-Lim, phase-gradient integration, or the two in turn."""
+
+    command = parse(Evaluate, arguments, "evaluate")
+    if not command.models:
+        raise ValueError("models: none is named: give the --out of mars train-ar, or several")
+    require_measured(command.notes, command.shown, command.splits)
+    folders = [address(folder) for folder in command.models]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
+    from mars_dist.evaluation.judges import Judges
+    from mars_dist.page import evaluate_folders
+    from mars_dist.storage import Folder
+
+    report = address(command.report) if command.report else None
+    out, file = Folder.of(report) if report else (Folder.open(folders[0]), "report.html")
+    out.require_writable("--report")
+    judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
+    limits, data = dict.fromkeys(command.splits, command.notes), str(address(command.data))
+    print(
+        evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, out, file, say)
+    )
