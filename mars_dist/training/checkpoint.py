@@ -36,6 +36,10 @@ class Damaged(Exception):
     """A checkpoint that is not what was saved. Every worker gets the same."""
 
 
+class Unfinished(Damaged):
+    """A checkpoint that never was whole: a worker's list of files, which it sends after them, did not come."""
+
+
 @dataclass
 class Position:
     """Where a run stands. No random state: all noise is keyed by (seed, step, row)."""
@@ -93,10 +97,10 @@ def require_whole(folder: Path) -> None:
     """Raises Damaged, on every worker, where a file is missing or another than was saved; they share the work."""
     faults = [fault for fault in sharding.gather_objects(find_fault(folder)) if fault]
     if faults:
-        raise Damaged(faults[0])
+        raise next((fault for fault in faults if isinstance(fault, Unfinished)), faults[0])
 
 
-def find_fault(folder: Path) -> str | None:
+def find_fault(folder: Path) -> Damaged | None:
     """In this worker's share of the files."""
     try:
         _, workers = read_position(folder)
@@ -104,12 +108,14 @@ def find_fault(folder: Path) -> str | None:
             checksums = json.loads((folder / CHECKSUMS.format(rank=rank)).read_text())
             for name, expected in checksums.items():
                 if checksum(folder / name) != expected:
-                    return f"{name} has changed since it was written"
+                    return Damaged(f"{name} has changed since it was written")
         Reader(folder).read_metadata()
     except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+        name = Path(error.filename).name
+        kind = Unfinished if name.endswith(".json") else Damaged
+        return kind(f"{name} is missing")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
-        return f"cannot be read ({error})"
+        return Damaged(f"cannot be read ({error})")
     return None
 
 

@@ -153,20 +153,23 @@ def validate(stage: Stage, average: MovingAverage, position: Position, journal: 
 
 
 def resume(stage: Stage, run: Run, optimizer: torch.optim.Optimizer, average: MovingAverage) -> Position:
-    """Go on from the newest checkpoint that is whole; from the start where there is none at all."""
-    saved, memory = run.checkpoints(), stage.memory()
-    if not saved:
-        return Position(seed=stage.train.seed)
+    """Go on from the newest checkpoint that is whole; from the start where none has ever been."""
+    saved, memory, damaged = run.checkpoints(), stage.memory(), False
     for name, context in saved:
         try:
             with context as folder:
                 position = checkpoint.load(folder, stage.model, optimizer, average, memory)
             break
         except checkpoint.Damaged as damage:
-            run.say(f"{stage.name}: checkpoint {name} is damaged ({damage}): the one before is taken")
+            unfinished = isinstance(damage, checkpoint.Unfinished)
+            what = "was never finished" if unfinished else "is damaged"
+            run.say(f"{stage.name}: checkpoint {name} {what} ({damage}): the one before is taken")
             run.distrust(name)
+            damaged |= not unfinished
     else:
-        raise TrainingFailed(f"{stage.name}: no checkpoint in {run.name} is whole: delete it and start anew")
+        if damaged:
+            raise TrainingFailed(f"{stage.name}: no checkpoint in {run.name} is whole: delete it and start anew")
+        return Position(seed=stage.train.seed)
     stage.recall(memory)
     if position.seed != stage.train.seed:
         raise ValueError(f"train.seed: {stage.train.seed} differs from the checkpoint's {position.seed}: keep it")

@@ -45,7 +45,7 @@ def test_a_run_in_a_faulty_bucket_loses_nothing(
     unfinished = client.create_multipart_upload(Bucket="bucket", Key="folder/training/step_00000010/x")
     assert client.list_multipart_uploads(Bucket="bucket")["Uploads"][0]["UploadId"] == unfinished["UploadId"]
     checkpoint = home.sub("training/step_00000010")
-    killer = kill_once(lambda: "position.json" in checkpoint.list(), "RayTrainWorker")
+    killer = kill_once(lambda: {"position.json", "checksums-1.json"} <= checkpoint.list(), "RayTrainWorker")
     said: list[str] = []
     fit(plan, 2, said.append)
 

@@ -60,7 +60,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_unknown_jobs_folders_and_ids_are_one_line(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert refused("submit", "train-tokeniser", "small").startswith("train-tokeniser: there is no such job: choose check, enc")
+    assert refused("submit", "train-tokeniser", "small").startswith(
+        "train-tokeniser: there is no such job: choose check, enc"
+    )
     assert "required" in refused("submit", "--no-wait")
     assert refused("jobs", "logs") == "mars jobs logs: needs a job's id: mars jobs list names them"
     assert refused("jobs", "list", "raysubmit_1") == "mars jobs list: takes no id"

@@ -177,7 +177,8 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(
     DAMAGES[damage](plan.folder / "training" / "step_00000015")
     train_here(plan)
     said = capsys.readouterr().err
-    assert "checkpoint step_00000015 is damaged (" in said and "resumed at step 10," in said
+    what = "was never finished" if damage in ("no position", "no checksums") else "is damaged"
+    assert f"checkpoint step_00000015 {what} (" in said and "resumed at step 10," in said
     assert checkpoints(plan) == ["damaged_step_00000015", "step_00000010", "step_00000020"]
     require_same_end(plan, trained_tokenizer, final_state)
 
@@ -189,6 +190,24 @@ def test_without_a_whole_checkpoint_nothing_is_begun_anew(broken_off: Callable[[
     with pytest.raises(TrainingFailed, match=r"no checkpoint in .*run is whole: delete it and start anew"):
         plan.train(LocalRun(plan.folder))
     assert checkpoints(plan) == ["damaged_step_00000010", "damaged_step_00000015"]
+
+
+def test_where_no_checkpoint_was_ever_finished_it_begins_anew(
+    broken_off: Callable[[Path], Plan],
+    trained_tokenizer: Plan,
+    train_here: TrainHere,
+    final_state: State,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As where a worker was killed before it had sent its part of the first one."""
+    plan = broken_off(tmp_path / "run")
+    for name, missing in zip(checkpoints(plan), ("checksums-0.json", "position.json"), strict=True):
+        (plan.folder / "training" / name / missing).unlink()
+    train_here(plan)
+    said = capsys.readouterr().err
+    assert "step_00000010 was never finished (checksums-0.json is missing)" in said and "resumed" not in said
+    require_same_end(plan, trained_tokenizer, final_state)
 
 
 # ---- checkpoints that somebody else made
