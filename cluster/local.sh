@@ -25,7 +25,9 @@ start() {
     > "$node.log" 2>&1 &
   pids+=($!)
   until grep --quiet "Ray runtime started" "$node.log"; do
-    kill -0 "${pids[-1]}" 2> /dev/null || { cat "$node.log" >&2; exit 1; }
+    for pid in "${pids[@]}"; do
+      kill -0 "$pid" 2> /dev/null || { tail --lines 40 "$folder"/*.log >&2; exit 1; }
+    done
     sleep 0.2
   done
 }

@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -119,9 +120,16 @@ def require_whole(content: bytes) -> None:
 
 def write_wav(path: str | os.PathLike[str], wave_T: Wave, sample_rate: int) -> None:
     """Write (T,) in [-1, 1] as a mono 16-bit wav file; what lies beyond is clipped."""
+    Path(path).write_bytes(wav_bytes(wave_T, sample_rate))
+
+
+def wav_bytes(wave_T: Wave, sample_rate: int) -> bytes:
+    """The contents of such a file."""
     # libsndfile would round down, and so shift every note by half a level.
     levels_T = np.clip(np.round(wave_T * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
-    soundfile.write(path, levels_T, sample_rate, subtype="PCM_16", format="WAV")
+    content = io.BytesIO()
+    soundfile.write(content, levels_T, sample_rate, subtype="PCM_16", format="WAV")
+    return content.getvalue()
 
 
 def resample(wave_T: Wave, from_rate: int, to_rate: int) -> Wave:

@@ -11,7 +11,7 @@ from mars_dist.addresses import Address
 from mars_dist.cmx import recut
 from mars_dist.config import SpectrogramConfig, TokenizerConfig
 from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
-from mars_dist.model import load_tokenizer, tokenizer_fingerprint
+from mars_dist.model import load_tokenizer, model_fingerprint
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ def arrays(config: TokenizerConfig) -> tuple[Array, ...]:
 
 def info_of(pictures: DatasetInfo, tokenizer: Address, config: TokenizerConfig) -> DatasetInfo:
     """What the dataset.json of the codes says."""
-    fingerprint = tokenizer_fingerprint(tokenizer)
+    fingerprint = model_fingerprint(tokenizer)
     return DatasetInfo(
         kind="codes",
         spectrogram=pictures.spectrogram,

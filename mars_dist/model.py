@@ -72,7 +72,7 @@ def save_autoregressor(
         "kind": "autoregressor",
         "run": to_plain(run),
         "vocabulary": to_plain(vocabulary),
-        "tokenizer_fingerprint": tokenizer_fingerprint(inner),
+        "tokenizer_fingerprint": model_fingerprint(inner),
     }
     histogram.save(folder / HISTOGRAM)
     save_folder(folder, weights, config, metrics)
@@ -109,8 +109,8 @@ def read_config(folder: Address, kind: str) -> dict[str, Any]:
     return config
 
 
-def tokenizer_fingerprint(folder: Address) -> str:
-    """What an autoregressor and its codes remember their tokenizer by."""
+def model_fingerprint(folder: Address) -> str:
+    """Of its settings and weights: what an autoregressor and its codes remember their tokenizer by."""
     here = on_disk(folder)
     return fingerprint(here / CONFIG, here / WEIGHTS)
 
@@ -164,7 +164,7 @@ class Mars:
         """
         config, folder = read_config(folder, "autoregressor"), on_disk(folder)
         tokenizer, tokenizer_run = load_tokenizer(folder / TOKENIZER)
-        if config["tokenizer_fingerprint"] != tokenizer_fingerprint(folder / TOKENIZER):
+        if config["tokenizer_fingerprint"] != model_fingerprint(folder / TOKENIZER):
             raise ValueError(f"{folder / TOKENIZER}: is not the tokenizer that this autoregressor was trained with")
         run = from_plain(AutoregressorRunConfig, config["run"])
         vocabulary = from_plain(Vocabulary, config["vocabulary"])

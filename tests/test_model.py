@@ -30,9 +30,9 @@ from mars_dist.model import (
     WEIGHTS,
     Mars,
     load_tokenizer,
+    model_fingerprint,
     save_autoregressor,
     save_tokenizer,
-    tokenizer_fingerprint,
 )
 from mars_dist.sampling import SamplingConfig
 from mars_dist.scales import Size
@@ -113,10 +113,10 @@ def test_a_tokenizer_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_one_folder_is_one_model(folder: Path, tokenizer_folder: Path) -> None:
-    expected = tokenizer_fingerprint(tokenizer_folder)
+    expected = model_fingerprint(tokenizer_folder)
     shutil.rmtree(tokenizer_folder)
     mars = Mars.from_pretrained(folder)
-    assert tokenizer_fingerprint(folder / TOKENIZER) == read_json(folder / CONFIG)["tokenizer_fingerprint"] == expected
+    assert model_fingerprint(folder / TOKENIZER) == read_json(folder / CONFIG)["tokenizer_fingerprint"] == expected
     assert mars.vocabulary == VOCABULARY
     assert mars.spectrogram == SPECTROGRAM
     assert not mars.autoregressor.training

@@ -21,6 +21,9 @@ def sample(arguments: Sequence[str]) -> None:
         """Folder that mars train-ar wrote."""
         out: str = "samples"
         """Folder of the wav files, and of a JSON file that tells what each note was asked for, or given."""
+        prompts: str | None = None
+        """A .csv or .jsonl, local or s3://, with columns named like the options below: count notes for each row, made
+        on all machines. --out, which may be s3:// too, also gets labels.csv: a source for mars preprocess."""
         count: int = 1
         pitch: int | None = None
         """MIDI, 0 to 127."""
@@ -38,15 +41,28 @@ def sample(arguments: Sequence[str]) -> None:
     command = parse(Sample, arguments, "sample")
     if command.count < 1:
         raise ValueError(f"--count: {command.count} must be at least 1")
+    names = ("pitch", "velocity", "family", "source", "instrument", "qualities")
+    asked = {name: value for name in names if (value := getattr(command, name)) not in (None, ())}
+    model = address(command.model)
+    if command.prompts:
+        from mars_dist.distributed.cluster import over_cluster
+        from mars_dist.lease import sole_writer
+        from mars_dist.new_notes import NewNotes, make, read_prompts
+        from mars_dist.storage import Folder
+
+        wanted = read_prompts(str(address(command.prompts)), model, asked, command.count)
+        folder = Folder.open(address(command.out))
+        folder.require_writable()
+        with sole_writer(folder, say):
+            make(NewNotes(model, wanted, command.sampling, command.phase), folder, over_cluster, say)
+        return
     from mars_dist.audio import write_wav
     from mars_dist.model import Mars
     from mars_dist.serialize import write_json
 
-    mars = Mars.from_pretrained(address(command.model))
-    names = ("pitch", "velocity", "family", "source", "instrument", "qualities", "sampling")
-    asked = {name: getattr(command, name) for name in names}
-    waves = mars.generate(command.count, **asked, phase=command.phase)
-    labels = mars.labels(command.count, **asked)
+    mars = Mars.from_pretrained(model)
+    waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
+    labels = mars.labels(command.count, **asked, sampling=command.sampling)
     parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
     name = "-".join(str(part) for part in parts if part is not None) or "note"
     out = local(command.out)

@@ -63,13 +63,13 @@ def read_labelled(folder: Folder, table: str) -> Source:
     return Source(splits, tuple(rejected))
 
 
-def rows_of(content: bytes, name: str) -> Iterator[dict[str, Any]]:
-    """The table's rows. Raises ValueError where it is none, or lacks a column."""
+def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> Iterator[dict[str, Any]]:
+    """A table's rows. Raises ValueError where it is none, or lacks a column."""
     try:
         text = content.decode("utf-8-sig")
         if name.endswith(".csv"):
             reader = csv.DictReader(io.StringIO(text, newline=""))
-            require_columns(reader.fieldnames or [], name)
+            require_columns(reader.fieldnames or [], required, name)
             yield from ({key: value for key, value in row.items() if key and value} for row in reader)
         else:
             for line in text.splitlines():
@@ -80,10 +80,10 @@ def rows_of(content: bytes, name: str) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{name}: no table of labels ({error})") from error
 
 
-def require_columns(columns: Sequence[str], name: str) -> None:
-    for column in REQUIRED:
+def require_columns(columns: Sequence[str], required: Sequence[str], name: str) -> None:
+    for column in required:
         if column not in columns:
-            raise ValueError(f"{name}: has no column {column!r}: it must have {', '.join(REQUIRED)}")
+            raise ValueError(f"{name}: has no column {column!r}: it must have {', '.join(required)}")
 
 
 def path_of(row: Mapping[str, Any]) -> PurePosixPath:

@@ -15,7 +15,7 @@ from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.dataset import Columns, Rows
 from mars_dist.histogram import Histogram
-from mars_dist.model import Mars, load_tokenizer, read_config, save_autoregressor, tokenizer_fingerprint
+from mars_dist.model import Mars, load_tokenizer, model_fingerprint, read_config, save_autoregressor
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
 from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows
@@ -187,7 +187,7 @@ def require_fit(config: AutoregressorRunConfig, tokenizer: Address, data: str, w
     if rows.info.kind != "codes":
         raise ValueError(f"{data}: holds {rows.info.kind}, not codes: run mars encode first and give its --out")
     read_config(tokenizer, "tokenizer")
-    if rows.info.tokenizer != tokenizer_fingerprint(tokenizer):
+    if rows.info.tokenizer != model_fingerprint(tokenizer):
         raise ValueError(
             f"{data}: these codes were made by another tokenizer than {tokenizer}: "
             "run mars encode with this tokenizer into another folder"

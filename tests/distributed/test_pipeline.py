@@ -220,6 +220,17 @@ def test_tensorboard_has_curves_pictures_and_sounds(
     assert all(v.audio.length_frames == 64_000 for v in values if v.HasField("audio"))
 
 
+def test_many_prompts_make_a_source_of_notes_in_a_bucket(journey: Journey, bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"pitch": 60, "family": "guitar"}\n{"pitch": 62, "count": 2}\n')
+    sample = ("sample", journey.folder / "ar", "--prompts", tmp_path / "prompts.jsonl", "--out", bucket)
+    code, lines = mars(*sample)
+    assert code == 0, lines
+    labels = Folder.open(bucket).read("labels.csv").decode().splitlines()
+    assert len(labels) == 4 and labels[1].startswith("audio/00000000.wav,60,")
+    code, lines = mars("preprocess", "debug", "--source", bucket, "--out", tmp_path / "pictures")
+    assert code == 0 and "from 3 notes, 0 rejected" in lines[-1]
+
+
 def test_samples_are_notes_of_four_seconds(journey: Journey) -> None:
     *paths, labels = sorted((journey.folder / "samples").iterdir())
     assert [path.name for path in paths] == ["guitar-60-000.wav", "guitar-60-001.wav"]
@@ -389,9 +400,9 @@ def test_a_bad_loss_ends_a_run_in_one_line_and_is_not_tried_again(train: tuple[o
 
 
 def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(train: tuple[object, ...], tmp_path: Path) -> None:
-    """The command in a process of its own, with a Ray runtime of its own; then again in this one."""
-    train += ("--train.steps", 400, "--train.checkpoint-every", 50, "--workers", 2, "--out", tmp_path / "run")
-    command = [sys.executable, "-c", "from mars_dist.cli import main; main()", *map(str, train)]
+    """The command in a process of its own, with a Ray runtime of its own; then again in this one, without."""
+    train += ("--train.steps", 400, "--train.checkpoint-every", 50, "--out", tmp_path / "run", "--workers")
+    command = [sys.executable, "-c", "from mars_dist.cli import main; main()", *map(str, train), "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     saved = tmp_path / "run" / "training" / "step_00000050" / "position.json"
     while not saved.exists():
@@ -404,6 +415,6 @@ def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(train: tuple[obje
     newest = tmp_path / "run" / "training" / f"step_{step:08d}"
     shard = next(newest.glob("__1_*"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    code, lines = mars(*train)
+    code, lines = mars(*train, 0)
     assert code == 0, lines
     assert any(f"checkpoint step_{step:08d} is damaged ({shard.name} has changed" in line for line in lines)

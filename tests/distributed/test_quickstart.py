@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -84,6 +85,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_end(
 
     for name, value in few_notes().items():
         monkeypatch.setattr(quickstart, name, value)
+    options = replace(options, workers=0)
     quickstart.run(options)
     ended = capsys.readouterr()
     lines = ended.err.splitlines()

@@ -25,7 +25,8 @@ def require_same_losses(found: Plan, expected: Plan) -> None:
     np.testing.assert_allclose(of_found, of_expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("num_nodes", "least"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.cluster)])
+@pytest.mark.cluster
+@pytest.mark.parametrize(("num_nodes", "least"), [(2, 1), (3, 2)])
 def test_a_lost_node(undisturbed: Plan, num_nodes: int, least: int, tmp_path: Path) -> None:
     plan = replace(undisturbed, folder=tmp_path / "run")
     script = Path(__file__).with_name("nodes.py")

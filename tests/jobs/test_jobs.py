@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from socket import socket
+from socket import gethostname, socket
 from typing import NamedTuple
 
 import psutil
 import pytest
 
+from mars_dist.storage import Folder
+
+pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 MARS = str(Path(sys.executable).with_name("mars"))
 # The settings of `debug` for notes of an eighth of a second.
@@ -47,22 +50,20 @@ class Cluster(NamedTuple):
         return self.mars("submit", *words)
 
 
-def free_ports(count: int) -> list[int]:
-    """The first ones of `count` free pairs in a row."""
-    ports: list[int] = []
-    while len(ports) < count:
-        with socket() as first, socket() as second, suppress(OSError):
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            second.bind(("127.0.0.1", port + 1))
-            ports.append(port)
-    return ports
+def free_ports() -> list[int]:
+    """The first ones of two pairs in a row, below those that the system hands out: Ray's own processes take such."""
+    return list(islice(filter(is_free, filter(lambda port: is_free(port + 1), range(21_000, 32_000, 2))), 2))
+
+
+def is_free(port: int) -> bool:
+    with socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0 and probe.connect_ex((gethostname(), port)) != 0
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Started by the script that users have, which has to end all that it started."""
-    port, dashboard = free_ports(2)
+    port, dashboard = free_ports()
     environment = os.environ | {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
     environment.pop("RAY_ADDRESS", None)
     ports = {"PORT": str(port), "DASHBOARD_PORT": str(dashboard)}
@@ -93,20 +94,20 @@ def options(**groups: dict[str, object]) -> list[object]:
     ]
 
 
-def test_a_pipeline_ends_with_a_report_and_has_nothing_to_do_again(
-    cluster: Cluster, short_notes: Path, tmp_path: Path
+def test_a_pipeline_in_a_bucket_ends_with_a_report_and_has_nothing_to_do_again(
+    cluster: Cluster, short_notes: Path, bucket: str
 ) -> None:
-    out = tmp_path / "out"
+    home = Folder.open(bucket)
     stages = options(**{"tokenizer.spectrogram": SHORT, "tokenizer.tokenizer": SHAPE, "classifier": {"frames": 4}})
     brief = ("--classifier-train.steps", 4, "--classifier-train.batch-size", 4, "--notes", 3, "--shown", 1)
-    work = ("pipeline", "debug", "--source", short_notes, "--out", out, "--workers", 0, *stages, *brief)
+    work = ("pipeline", "debug", "--source", short_notes, "--out", bucket, "--workers", 2, *stages, *brief)
     code, lines = cluster.submit(*work)
     assert code == 0, lines
     assert re.fullmatch(r"upload: \d+ files, \d\.\d MiB", lines[0])
     told = [line.removeprefix("== ") for line in lines if line.startswith("== ")]
     assert told == ["preprocess", "train_tokenizer", "encode", "train_autoregressor", "train_classifier", "evaluate"]
-    assert "<audio" in (out / "report.html").read_text()
-    table = (out / "table.txt").read_text()
+    assert b"<audio" in home.read("report.html")
+    table = home.read("table.txt").decode()
     assert table.strip() in "\n".join(lines)
     assert lines[-1].endswith(": succeeded")
 

@@ -1,0 +1,141 @@
+"""Many new notes, as the rows of a table ask for them: wav files and labels.csv, a folder that `mars preprocess` takes.
+
+Each note's noise is keyed by its place among all, so the same table gives the same notes however the work is spread.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from mars_dist.addresses import Address
+from mars_dist.audio import wav_bytes
+from mars_dist.evaluation.lines import model_of
+from mars_dist.evaluation.work import Map
+from mars_dist.model import model_fingerprint
+from mars_dist.phase import Phase, wave_from_picture
+from mars_dist.progress import Say
+from mars_dist.sampling import SamplingConfig
+from mars_dist.serialize import as_json, first_difference, parse_json, to_plain
+from mars_dist.sources.labelled import rows_of
+from mars_dist.storage import Folder
+
+WORDS = ("pitch", "velocity", "family", "source", "instrument", "qualities")
+"""Columns of a table of prompts, and what may be said for all of its rows."""
+COUNT = "count"
+"""A column too: how many notes a row wants."""
+AUDIO, PARTS, LABELS, SETTINGS = "audio", "parts", "labels.csv", "samples.json"
+NOTES_IN_A_PART = 32
+Words = Mapping[str, Any]
+"""What is asked for, as `Vocabulary.of_words` takes it."""
+
+
+@dataclass(frozen=True)
+class NewNotes:
+    """What is to be made: a note for each of `asked`."""
+
+    model: Address
+    asked: Sequence[Words]
+    sampling: SamplingConfig
+    phase: Phase
+
+    def parts(self) -> list[range]:
+        starts = range(0, len(self.asked), NOTES_IN_A_PART)
+        return [range(start, min(start + NOTES_IN_A_PART, len(self.asked))) for start in starts]
+
+    def settings(self) -> dict[str, Any]:
+        """What the notes follow from."""
+        return {
+            "model": model_fingerprint(self.model),
+            "asked": list(self.asked),
+            "sampling": to_plain(self.sampling),
+            "phase": self.phase,
+        }
+
+
+def read_prompts(file: str, model: Address, common: Words, count: int) -> list[Words]:
+    """What each note is asked for: a row's own words, and for the rest those that all rows have in common.
+
+    Raises ValueError, naming the row, for columns that there are not and words that the model does not know.
+    """
+    folder, name = Folder.of(file)
+    vocabulary, asked = model_of(model).vocabulary, list[Words]()
+    for number, row in enumerate(rows_of(folder.read(name), file, required=()), start=1):
+        try:
+            if unknown := row.keys() - {*WORDS, COUNT}:
+                raise ValueError(f"{sorted(unknown)[0]!r} is no column: choose {', '.join((*WORDS, COUNT))}")
+            words = dict(common) | {name: row[name] for name in WORDS if row.get(name) not in (None, "")}
+            words = {name: whole(name, value) if name in WORDS[:2] else value for name, value in words.items()}
+            if isinstance(qualities := words.get("qualities", ()), str):
+                words["qualities"] = qualities.split()
+            num = whole(COUNT, row.get(COUNT, count))
+            vocabulary.of_words(1, **words)
+        except ValueError as error:
+            raise ValueError(f"{file}: row {number}: {error}") from None
+        asked += [words] * num
+    if not asked:
+        raise ValueError(f"{file}: asks for no notes: a row for each, with columns such as pitch and family")
+    return asked
+
+
+def whole(name: str, value: Any) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError(f"{name} is {value!r:.40}, must be a whole number") from None
+
+
+def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
+    """Into the folder; parts that are there already are kept. Raises ValueError where it holds other notes."""
+    plain, there = notes.settings(), out.list()
+    if SETTINGS in there and (difference := first_difference(parse_json(out.read(SETTINGS), out.at(SETTINGS)), plain)):
+        raise ValueError(f"{out.name}: holds other notes, of {difference:.200}: choose another --out")
+    if LABELS in there:
+        say(f"{out.name}: finished already, {len(notes.asked)} notes: nothing to do")
+        return
+    out.write(SETTINGS, as_json(plain))
+    kept = out.sub(PARTS).list()
+    missing = [part for part in notes.parts() if name_of(part) not in kept]
+    done = len(notes.asked) - sum(map(len, missing))
+    for part in over(partial(make_part, notes=notes, out=out), missing):
+        done += len(part)
+        say(f"notes {done}/{len(notes.asked)}")
+    rows = [row for part in notes.parts() for row in parse_json(out.sub(PARTS).read(name_of(part)), name_of(part))]
+    out.write(LABELS, table(rows))  # written last: its presence means finished
+    out.delete_folder(PARTS)
+    say(f"{out.link(LABELS)}: {len(rows)} notes")
+
+
+def name_of(part: range) -> str:
+    return f"{part.start:08d}.json"
+
+
+@torch.inference_mode()
+def make_part(part: range, notes: NewNotes, out: Folder) -> range:
+    """The notes' files, then their labels: as they were asked for, or drawn."""
+    mars, ids = model_of(notes.model), list(part)
+    asked = [mars.vocabulary.of_words(1, **notes.asked[i]) for i in ids]
+    together = {name: torch.cat([one[name] for one in asked]) for name in mars.vocabulary.cardinalities}
+    conditions = mars.complete(together, ids, notes.sampling)
+    pictures_B1FN = mars.sample_pictures(conditions, ids, notes.sampling)
+    waves_BT = wave_from_picture(pictures_B1FN, mars.spectrogram, notes.phase).numpy()
+    rows = []
+    for i, wave_T, words in zip(ids, waves_BT, mars.vocabulary.to_words(conditions), strict=True):
+        name = f"{i:08d}.wav"
+        out.sub(AUDIO).write(name, wav_bytes(wave_T, mars.spectrogram.sample_rate))
+        rows.append({"file": f"{AUDIO}/{name}"} | words)
+    out.sub(PARTS).write(name_of(part), as_json(rows))
+    return part
+
+
+def table(rows: Sequence[Words]) -> bytes:
+    """As CSV, which `mars preprocess` takes as it is; empty: left open."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["file", *(name for name in WORDS if name in rows[0])], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: " ".join(v) if isinstance(v, list) else v for name, v in row.items()} for row in rows)
+    return text.getvalue().encode()
