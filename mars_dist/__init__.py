@@ -1,6 +1,12 @@
 """MARS: next-scale autoregression on multi-channel spectrograms, as a training system on Ray."""
 
+import platform
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036  # a cluster's own Python runs what was uploaded: no installer looks there
+    print(f"mars: Python {platform.python_version()} is too old: 3.11 or later is needed on each node", file=sys.stderr)
+    sys.exit(2)
 
 __version__ = "0.1.0"
 __all__ = ["Mars", "SamplingConfig"]

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,15 @@ def test_a_job_is_the_command_of_its_name(
     assert f"\nmars submit {command} " in (runpy.run_path(str(script))["__doc__"])
     hidden = find_spec(script.stem)  # jobs/ comes first on a job's sys.path; a mere folder such as tune/ is no module
     assert hidden is None or hidden.loader is None
+
+
+def test_an_older_python_on_the_cluster_is_one_line() -> None:
+    older = "import runpy, sys; sys.version_info = (3, 10, 12); sys.argv = ['encode.py']"
+    code = f"{older}; runpy.run_path({str(ROOT / 'jobs' / 'encode.py')!r}, run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and not ended.stdout
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("mars: Python ") and line.endswith("is too old: 3.11 or later is needed on each node")
 
 
 def test_every_command_that_a_cluster_is_for_is_a_job() -> None:
