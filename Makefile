@@ -12,10 +12,10 @@ help:  ## this list
 quickstart: .venv  ## from nothing to sound: renders notes, trains both stages, samples
 	$(BIN)/mars quickstart
 
-test: .venv  ## all tests but those of several nodes
+test: .venv  ## all tests but the long ones of clusters
 	$(BIN)/pytest
 
-test-cluster: .venv  ## tests of clusters, jobs, nodes and hosts that are lost (root, for network namespaces)
+test-cluster: .venv  ## clusters, jobs, sweeps; nodes and hosts that are lost (root, for network namespaces)
 	$(BIN)/pytest -m cluster
 
 check: .venv  ## lint, format, types

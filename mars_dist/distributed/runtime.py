@@ -35,6 +35,7 @@ def connect(num_cpus: int | None = None) -> None:
     os.environ.pop(OWN, None)
     if address == "local":
         os.environ[OWN] = "1"
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor: nobody takes this machine away
         own = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
 

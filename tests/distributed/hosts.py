@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NETWORK = "10.201.0"
+OUTSIDE = f"{NETWORK}.254"
+"""This machine's own address in that network."""
 
 
 def ip(*words: object) -> None:
@@ -58,6 +60,7 @@ def hosts(number: int, bridge: str = "marsbr") -> Iterator[list[Host]]:
     ip("link", "add", bridge, "type", "bridge")
     made: list[Host] = []
     try:
+        ip("addr", "add", f"{OUTSIDE}/24", "dev", bridge)
         ip("link", "set", bridge, "up")
         for i in range(number):
             made.append(Host(i, bridge))

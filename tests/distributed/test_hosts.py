@@ -1,6 +1,8 @@
-"""A training on several hosts, network namespaces of this machine: the cable of one is pulled, a spare one joins."""
+"""Trainings on several hosts, network namespaces of this machine: one is cut off and a spare one joins; a job."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,17 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
+import boto3
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 
+from mars_dist.fetched import on_disk
+from mars_dist.model import load_tokenizer
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
-from .hosts import Host, hosts
+from .hosts import OUTSIDE, Host, hosts
+from .test_pipeline import SHORT
 
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
 QUICK = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
 """A host that is silent for two seconds is taken for lost; Ray's default is 15."""
+ETHERNET = {"GLOO_SOCKET_IFNAME": "eth0"}
 FIT = """
 import json, sys
 from mars_dist.launch import fit
@@ -35,7 +45,7 @@ def cluster(tmp_path: Path) -> Iterator[list[Host]]:
         with hosts(4) as made:
             head, *others = made
             words = (*RAY, "--head", "--port=6379", f"--node-ip-address={head.address}", "--num-cpus=0")
-            head.start(words, tmp_path / "head.txt", **QUICK)
+            head.start(words, tmp_path / "head.txt", **QUICK, **ETHERNET)
             wait_until_up([tmp_path / "head.txt"])
             for i, host in enumerate(others):
                 join = (f"--address={head.address}:6379", f"--node-ip-address={host.address}", "--num-cpus=1")
@@ -58,13 +68,12 @@ def trains(host: Host) -> bool:
     return any(b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
 
 
-@pytest.mark.cluster
 def test_a_host_that_is_cut_off_is_replaced(cluster: list[Host], undisturbed: Plan, tmp_path: Path) -> None:
     head, *others = cluster
     plan = replace(undisturbed, folder=tmp_path / "run")
-    settings = {"RAY_ADDRESS": f"{head.address}:6379", "GLOO_SOCKET_IFNAME": "eth0"}
     log = tmp_path / "driver.txt"
-    driver = head.start([sys.executable, "-c", FIT, json.dumps(plan.to_plain())], log, **settings)
+    words = [sys.executable, "-c", FIT, json.dumps(plan.to_plain())]
+    driver = head.start(words, log, RAY_ADDRESS=f"{head.address}:6379", **ETHERNET)
     while driver.poll() is None and not (tmp_path / "run/training/step_00000010/position.json").exists():
         sleep(0.005)
     assert driver.poll() is None, log.read_text()
@@ -77,3 +86,36 @@ def test_a_host_that_is_cut_off_is_replaced(cluster: list[Host], undisturbed: Pl
     )
     assert len(expected) == 60
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.fixture
+def bucket_outside(cluster: list[Host]) -> Iterator[str]:
+    """The address of a folder in a bucket that every host reaches."""
+    server = ThreadedMotoServer(OUTSIDE, port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{OUTSIDE}:{port}").create_bucket(Bucket="bucket")
+    yield f"s3://bucket/run?endpoint_override={OUTSIDE}:{port}&scheme=http"
+    server.stop()
+
+
+def test_a_job_of_two_hosts_keeps_its_run_in_a_bucket(
+    cluster: list[Host], bucket_outside: str, short_pictures: str, tmp_path: Path
+) -> None:
+    head, *others = cluster
+    (tmp_path / "short.toml").write_text(SHORT)
+    train = ("train-tokenizer", tmp_path / "short.toml", "--data", short_pictures, "--out", bucket_outside)
+    words = ("submit", "--address", "http://127.0.0.1:8265", *train, "--workers", 2, "--train.steps", 40)
+    command = shlex.join(map(str, [sys.executable, "-c", "from mars_dist.cli import main; main()", *words]))
+    log, used = tmp_path / "job.txt", set[str]()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    job = head.start(["sh", "-c", f"cd {ROOT} && {command}"], log, PATH=path)
+    end = monotonic() + 300
+    while job.poll() is None and monotonic() < end:
+        used |= {host.name for host in others if trains(host)}
+        sleep(0.2)
+    assert job.poll() == 0, log.read_text()
+    assert len(used) == 2 and log.read_text().rstrip().endswith(": succeeded")
+    assert [line["step"] for line in read_metrics(on_disk(bucket_outside), "train")] == list(range(1, 41))
+    tokenizer, _ = load_tokenizer(bucket_outside)
+    assert tokenizer.config.codebook_size == 32

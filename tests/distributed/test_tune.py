@@ -102,6 +102,7 @@ def test_a_trial_that_fails_ends_no_other_and_the_best_score_is_what_mars_evalua
     assert search.ended, "neither the finished nor the failed one is run again"
 
 
+@pytest.mark.cluster
 def test_a_trial_that_falls_behind_is_stopped_and_its_workers_are_gone(
     study: Callable[..., Study], all_free: Callable[[], bool]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_its_workers_are_gone(
     assert read_metrics(folder, "train")[-1] == last, "nobody trains on"
 
 
+@pytest.mark.cluster
 def test_both_stages_in_a_row_with_all_that_is_kept_in_a_bucket(study: Callable[..., Study], bucket: str) -> None:
     of = replace(study("both", space={"codes": choices("tokenizer.tokenizer.codebook_size", 16)}), out=bucket)
     [record], lines = run(of)

@@ -38,6 +38,7 @@ def test_a_lost_node(undisturbed: Plan, num_nodes: int, least: int, tmp_path: Pa
     require_same_losses(plan, undisturbed)
 
 
+@pytest.mark.cluster
 def test_a_lost_controller(undisturbed: Plan, tmp_path: Path) -> None:
     plan, said = replace(undisturbed, folder=tmp_path / "run"), list[str]()
     checkpoint = tmp_path / "run" / "training" / "step_00000010" / "position.json"
