@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from mars_dist.dataset import DatasetInfo
+from mars_dist.dataset import DatasetInfo, Rows
 from mars_dist.report.figures import curve_figure
 from mars_dist.report.html import document, section
 from mars_dist.report.parts import Curve
@@ -43,7 +43,7 @@ def page(study: Study, ranked: Sequence[Tried]) -> str:
 
 
 def description(study: Study, ranked: Sequence[Tried]) -> list[str]:
-    sweep = study.sweep
+    sweep, measured = study.sweep, min(study.num_notes, Rows(study.data, "valid").num_rows)
     statuses = [record.status for tried in ranked for record in tried.records]
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     budget = f"{study.budget:.3g} {'seconds' if sweep.seconds else 'FLOPs'} of training"
@@ -57,7 +57,7 @@ def description(study: Study, ranked: Sequence[Tried]) -> list[str]:
         f"{len(ranked)} of {len(sweep.grid())} settings of {WHAT[sweep.kind]}, varied from the preset {sweep.preset}, "
         f"each from {seeds}: {len(statuses)} trials ({counted}).",
         f"Every trial may take {budget}, so dearer settings make fewer steps.{halved}",
-        f"Measured at the end on {study.num_notes} notes of nsynth-valid, as mars evaluate does. Ranked by "
+        f"Measured at the end on {measured} notes of the valid split, as mars evaluate does. Ranked by "
         f"{sweep.ranks.name} ({'lower' if sweep.ranks.mode == 'min' else 'higher'} is better); means over seeds, "
         "± half of what lies between the best and the worst one.",
     ]

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NETWORK = "10.201.0"
@@ -48,9 +48,11 @@ class Host:
     def remove(self) -> None:
         found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
         for pid in map(int, found.stdout.split()):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended with another one
+                os.kill(pid, signal.SIGKILL)
         for process in self.started:
             process.wait()
+        ip("link", "del", self.cable)
         ip("netns", "del", self.name)
 
 

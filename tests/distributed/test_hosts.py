@@ -6,8 +6,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 import boto3
@@ -28,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
 QUICK = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
 """A host that is silent for two seconds is taken for lost; Ray's default is 15."""
-ETHERNET = {"GLOO_SOCKET_IFNAME": "eth0"}
+PLACE = {"GLOO_SOCKET_IFNAME": "eth0", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+"""What every process of a host has: its interface, and this Python before all others."""
 FIT = """
 import json, sys
 from mars_dist.launch import fit
@@ -39,27 +42,28 @@ fit(Plan.from_plain(json.loads(sys.argv[1])), 2, say)
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[Host]]:
+def cluster() -> Iterator[list[Host]]:
     """The first host is the head; each of the others has a CPU for a worker."""
-    try:
-        with hosts(4) as made:
-            head, *others = made
-            words = (*RAY, "--head", "--port=6379", f"--node-ip-address={head.address}", "--num-cpus=0")
-            head.start(words, tmp_path / "head.txt", **QUICK, **ETHERNET)
-            wait_until_up([tmp_path / "head.txt"])
-            for i, host in enumerate(others):
-                join = (f"--address={head.address}:6379", f"--node-ip-address={host.address}", "--num-cpus=1")
-                host.start([*RAY, *join], tmp_path / f"host-{i}.txt", **QUICK)
-            wait_until_up([tmp_path / f"host-{i}.txt" for i in range(len(others))])
-            yield made
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces can be made here: {error}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="mars-", ignore_cleanup_errors=True)))
+        try:
+            head, *others = stack.enter_context(hosts(4))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces can be made here: {error}")
+        start(head, folder / "head", "--head", "--port=6379", "--num-cpus=0")
+        for i, host in enumerate(others):  # one after another: they share the disk, where a node notes its ports
+            start(host, folder / f"host-{i}", f"--address={head.address}:6379", "--num-cpus=1")
+        yield [head, *others]
 
 
-def wait_until_up(logs: list[Path]) -> None:
+def start(host: Host, folder: Path, *words: str) -> None:
+    """A Ray node, with a folder of its own as on another machine: a short name, since sockets are in it."""
+    log = folder.with_suffix(".txt")
+    where = (f"--node-ip-address={host.address}", f"--temp-dir={folder}")
+    node = host.start([*RAY, *where, *words], log, **QUICK, **PLACE)
     end = monotonic() + 120
-    while not all("will now block" in log.read_text() for log in logs):
-        assert monotonic() < end, [log.read_text() for log in logs]
+    while "will now block" not in log.read_text():
+        assert monotonic() < end and node.poll() is None, log.read_text()
         sleep(0.1)
 
 
@@ -73,7 +77,7 @@ def test_a_host_that_is_cut_off_is_replaced(cluster: list[Host], undisturbed: Pl
     plan = replace(undisturbed, folder=tmp_path / "run")
     log = tmp_path / "driver.txt"
     words = [sys.executable, "-c", FIT, json.dumps(plan.to_plain())]
-    driver = head.start(words, log, RAY_ADDRESS=f"{head.address}:6379", **ETHERNET)
+    driver = head.start(words, log, RAY_ADDRESS=f"{head.address}:6379", **PLACE)
     while driver.poll() is None and not (tmp_path / "run/training/step_00000010/position.json").exists():
         sleep(0.005)
     assert driver.poll() is None, log.read_text()
@@ -108,8 +112,7 @@ def test_a_job_of_two_hosts_keeps_its_run_in_a_bucket(
     words = ("submit", "--address", "http://127.0.0.1:8265", *train, "--workers", 2, "--train.steps", 40)
     command = shlex.join(map(str, [sys.executable, "-c", "from mars_dist.cli import main; main()", *words]))
     log, used = tmp_path / "job.txt", set[str]()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    job = head.start(["sh", "-c", f"cd {ROOT} && {command}"], log, PATH=path)
+    job = head.start(["sh", "-c", f"cd {ROOT} && {command}"], log, **PLACE)
     end = monotonic() + 300
     while job.poll() is None and monotonic() < end:
         used |= {host.name for host in others if trains(host)}
