@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -21,6 +21,8 @@ from mars_dist.phase import Phase
 from mars_dist.presets import PRESETS
 from mars_dist.serialize import read_json
 from mars_dist.training.plan import Plan
+
+from .storage.faulty import FaultyProxy
 
 
 class Ended(NamedTuple):
@@ -456,3 +458,38 @@ def test_a_sweep_that_cannot_be_run(refused: Callable[..., str], short_pictures:
     assert refused(*tune, "--notes", 0) == "--notes: 0 must be at least 1"
     assert refused(*tune).startswith("lr: 1: spectrogram.num_samples: 64000 is asked for, the data set was made with")
     assert not (tmp_path / "out").exists()
+
+
+# ---- a bucket
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("preprocess", "debug", "--source", "{bucket}", "--out", "{here}/out"),
+        ("preprocess", "debug", "--source", "{notes}", "--out", "{bucket}"),
+        ("train-tokenizer", "debug", "--data", "{bucket}", "--out", "{here}/out", "--workers", "0"),
+        ("train-tokenizer", "debug", "--data", "{pictures}", "--out", "{bucket}", "--workers", "0"),
+        ("show", "{bucket}"),
+        ("evaluate", "{bucket}", "--data", "{pictures}"),
+        ("tune", "tune/tryout.py", "--data", "{pictures}", "--out", "{bucket}"),
+    ],
+    ids=lambda words: f"{words[0]} with its {words[words.index('{bucket}') - 1].removeprefix('--')} there",
+)
+def test_a_bucket_without_permission(
+    refused: Callable[..., str],
+    bucket: str,
+    s3_server: str,
+    short_notes: Path,
+    short_pictures: str,
+    tmp_path: Path,
+    words: Sequence[str],
+) -> None:
+    proxy = FaultyProxy(s3_server)
+    closed = bucket.replace(s3_server, proxy.address)
+    proxy.faults = ["403"] * 100
+    places = {"bucket": closed, "notes": short_notes, "pictures": short_pictures, "here": tmp_path}
+    line = refused(*(word.format(**places) for word in words))
+    proxy.close()
+    assert line.startswith(f"{closed}: cannot be ")
+    assert "ACCESS_DENIED" in line or "AccessDenied" in line

@@ -43,17 +43,26 @@ class Records:
     """Of all trials of a study, in the order in which they were begun."""
 
     def __init__(self, study: Study) -> None:
-        """Those that are there. Raises ValueError where the folder holds another sweep."""
+        """Those that are there. Raises ValueError where the folder holds another sweep, or cannot be read."""
         self.study = study
-        home, plain = study.home, study.to_plain()
-        if SWEEP in home.list() and (difference := first_difference(read_json(home, SWEEP), plain)):
-            raise ValueError(f"{study.out}: holds a sweep with {difference}: use its settings, or choose another --out")
-        folders = [home.sub(TRIALS).sub(name) for name in sorted(home.sub(TRIALS).list())]
-        found = [read_record(folder) for folder in folders if RECORD in folder.list()]
-        self.by_name = {record.trial.name: record for record in found}
+        try:
+            self.by_name = {record.trial.name: record for record in self.found()}
+        except OSError as error:
+            raise ValueError(f"{study.out}: cannot be read ({error}): choose another --out") from error
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.by_name.values())
+
+    def found(self) -> Iterator[Record]:
+        """Raises ValueError where the folder holds another sweep, OSError where it cannot be read."""
+        home, plain = self.study.home, self.study.to_plain()
+        if SWEEP in home.list() and (difference := first_difference(read_json(home, SWEEP), plain)):
+            told = f"holds a sweep with {difference}: use its settings, or choose another --out"
+            raise ValueError(f"{self.study.out}: {told}")
+        for name in sorted(home.sub(TRIALS).list()):
+            folder = home.sub(TRIALS).sub(name)
+            if RECORD in folder.list():
+                yield read_record(folder)
 
     def over(self, trial: Trial) -> bool:
         """Whether the trial need not be run."""

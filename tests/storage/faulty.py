@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
 from typing import Any, Literal
 
-Fault = Literal["500", "503", "silence", "cut upload", "cut download", "lost answer"]
+Fault = Literal["403", "500", "503", "silence", "cut upload", "cut download", "lost answer"]
 SILENCE_SECONDS = 3.0
 OUR_OWN = {"expect", "transfer-encoding"}
 """Headers that a proxy answers itself."""
@@ -57,8 +57,8 @@ class FaultyProxy:
         if fault == "silence":
             sleep(SILENCE_SECONDS)
             return self.hang_up(request)
-        if fault in ("500", "503"):
-            code = {"500": "InternalError", "503": "SlowDown"}[fault]
+        if fault in ("403", "500", "503"):
+            code = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}[fault]
             return reply(request, int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())
         status, headers, content = self.forward(request, body)
         if fault == "lost answer":
