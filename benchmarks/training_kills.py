@@ -5,6 +5,9 @@
 
 Both stages of `debug`, two workers, until so many kills are made in all. A run is right where its last checkpoint
 holds, bit for bit, what the undisturbed run's does: parameters, averages, optimizer and all that a stage remembers.
+
+How long a recovery takes, with its parts, is told of the kills that hit a training on its way and had no other kill
+before the first step that followed.
 """
 
 import random
@@ -16,10 +19,12 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from statistics import median
 from threading import Thread
 from time import monotonic, sleep
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -31,9 +36,10 @@ from mars_dist.training.journal import METRICS
 
 WORKER = "ray::RayTrainWorker"
 STEPS, CHECKPOINT_EVERY = 1500, 25
+WORKERS = 2
 SETTINGS = (
     "--workers",
-    2,
+    WORKERS,
     "--train.steps",
     STEPS,
     "--train.checkpoint-every",
@@ -41,8 +47,23 @@ SETTINGS = (
     "--train.log-every",
     1,
 )
-BETWEEN_KILLS = (0.0, 20.0)
+BETWEEN_KILLS = (0.0, 40.0)
 """Seconds from one kill, or the start, to the next: into starting, resuming, training and saving alike."""
+LOOKED_EVERY = 0.1
+"""Seconds."""
+
+
+class Recovery(NamedTuple):
+    """Seconds of each part, in order."""
+
+    all_ended: float
+    """From the kill until the workers that were left have ended, too."""
+    started: float
+    """Until Ray has given all workers a process again."""
+    resumed: float
+    """Until they have imported what they need, found each other and loaded the checkpoint."""
+    stepped: float
+    """Until the first step is done."""
 
 
 @dataclass
@@ -55,39 +76,71 @@ class Tally:
     """Runs whose last checkpoint differs from the undisturbed run's."""
     steps_again: list[int] = field(default_factory=list)
     """For each attempt that resumed: steps that were done before."""
-    recovery: list[float] = field(default_factory=list)
-    """Seconds from a kill to the line that training was resumed."""
+    recoveries: list[Recovery] = field(default_factory=list)
 
 
 class Watched:
-    """A training whose lines are read as they come."""
+    """A training whose lines, workers and steps are seen as they come."""
 
-    def __init__(self, words: Sequence[object]) -> None:
-        command = [sys.executable, "-c", MARS, *map(str, words)]
+    def __init__(self, words: Sequence[object], folder: Path) -> None:
+        command = [sys.executable, "-c", MARS, *map(str, words), "--out", str(folder)]
         self.process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        self.journal = folder / METRICS
         self.lines: list[tuple[float, str]] = []
-        self.reader = Thread(target=self.read, daemon=True)
-        self.reader.start()
+        self.workers: list[tuple[float, set[int]]] = []
+        self.bytes_noted: list[tuple[float, int]] = []
+        self.threads = [Thread(target=work, daemon=True) for work in (self.read, self.look)]
+        for thread in self.threads:
+            thread.start()
 
     def read(self) -> None:
         for line in self.process.stderr or ():
             self.lines.append((monotonic(), line.strip()))
+
+    def look(self) -> None:
+        while self.runs():
+            self.workers.append((monotonic(), {worker.pid for worker in self.workers_now()}))
+            if self.journal.exists():
+                self.bytes_noted.append((monotonic(), self.journal.stat().st_size))
+            sleep(LOOKED_EVERY)
+
+    def workers_now(self) -> list[psutil.Process]:
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [child for child in family if title(child).startswith(WORKER)]
 
     def runs(self) -> bool:
         return self.process.poll() is None
 
     def require_success(self) -> None:
         assert self.process.wait() == 0, "\n".join(line for _, line in self.lines[-20:])
-        self.reader.join()
+        for thread in self.threads:
+            thread.join()
 
     def kill_a_worker(self, rng: random.Random) -> float | None:
         """When it was killed."""
         try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-            rng.choice([child for child in family if title(child).startswith(WORKER)]).kill()
+            rng.choice(self.workers_now()).kill()
         except (psutil.Error, IndexError):  # none has started, or all have ended
             return None
         return monotonic()
+
+    def recovery(self, killed: float, until: float) -> Recovery | None:
+        """From a kill that hit a training on its way, where it was over before the next one."""
+        seen = [(moment, pids) for moment, pids in self.workers if killed - 1 < moment < until]
+        before = max((pids for moment, pids in seen if moment < killed), key=len, default=set[int]())
+        told = [moment for moment, line in self.lines if killed < moment < until and "resumed at step" in line]
+        trained = [size for moment, size in self.bytes_noted if moment < killed]
+        if not (len(before) == WORKERS and told and trained and trained[-1] > trained[max(-10, -len(trained))]):
+            return None
+        ended = next(moment for moment, pids in seen if moment > killed and not pids & before)
+        started = next(moment for moment, pids in seen if moment > ended and len(pids) == WORKERS)
+        size = next(size for moment, size in self.bytes_noted if moment > told[0])
+        stepped = [moment for moment, now in self.bytes_noted if told[0] < moment < until and now > size]
+        moments = [killed, ended, started, told[0], *stepped[:1]]
+        return Recovery(*(later - earlier for earlier, later in pairwise(moments))) if stepped else None
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -114,22 +167,21 @@ def steps_again(folder: Path) -> list[int]:
 
 def killed_run(words: Sequence[object], folder: Path, tally: Tally, most: int, rng: random.Random) -> None:
     """One training, with kills until it ends or there were enough."""
-    run, killed = Watched([*words, "--out", folder]), list[float]()
+    run, killed = Watched(words, folder), list[float]()
     while run.runs():
         sleep(rng.uniform(*BETWEEN_KILLS))
         if len(killed) < most and (moment := run.kill_a_worker(rng)):
             killed.append(moment)
     run.require_success()
-    resumed = [moment for moment, line in run.lines if "resumed at step" in line]
-    for moment in killed:
-        tally.recovery += [later - moment for later in resumed if later > moment][:1]
+    found = [run.recovery(moment, until) for moment, until in pairwise([*killed, inf])]
+    tally.recoveries += [recovery for recovery in found if recovery]
     tally.kills += len(killed)
     tally.steps_again += steps_again(folder)
 
 
 def study(words: list[object], out: Path, num_kills: int, rng: random.Random) -> Tally:
     undisturbed, tally = out / "undisturbed", Tally()
-    Watched([*words, "--out", undisturbed]).require_success()
+    Watched(words, undisturbed).require_success()
     expected = state_of(undisturbed)
     while tally.kills < num_kills:
         folder = out / "killed"
@@ -152,27 +204,29 @@ def main() -> None:
     options = parser.parse_args()
     rng = random.Random(options.seed)
     spectrogram = read_json(options.pictures / "dataset.json")["spectrogram"]
-    shape = [
-        f"--spectrogram.{name}={value if name != 'cmx' else 'x'.join(map(str, value))}"
-        for name, value in spectrogram.items()
-    ]
+    shape = [f"--spectrogram.{name}={value}" for name, value in spectrogram.items()]
     of_codes = ["--tokenizer", options.tokenizer, "--data", options.codes]
     commands: list[list[object]] = [
         ["train-tokenizer", "debug", "--data", options.pictures, *shape, *SETTINGS],
         ["train-ar", "debug", *of_codes, *SETTINGS],
     ]
-    print(
-        "| stage | runs | workers killed | other ends | steps done again, median and most | recovery, median and most |"
-    )
-    print("|---|--:|--:|--:|--:|--:|")
+    print("| stage | runs | workers killed | other ends | steps done again, median and most |")
+    print("|---|--:|--:|--:|--:|")
+    tallies = dict[str, Tally]()
     for words in commands:
-        tally = study(words, options.out / str(words[0]), options.kills // len(commands), rng)
-        again, seconds = tally.steps_again or [0], tally.recovery or [0.0]
+        stage = str(words[0])
+        tally = tallies[stage] = study(words, options.out / stage, options.kills // len(commands), rng)
+        again = tally.steps_again or [0]
         print(
-            f"| {words[0]} | {tally.runs} | {tally.kills} | {tally.other_ends} | {median(again):.0f}, {max(again)} | "
-            f"{median(seconds):.0f} s, {max(seconds):.0f} s |",
+            f"| {stage} | {tally.runs} | {tally.kills} | {tally.other_ends} | {median(again):.0f}, {max(again)} |",
             flush=True,
         )
+    print("\n| stage | recoveries | others ended | started again | resumed | first step | in all, median and most |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for stage, tally in tallies.items():
+        parts = " | ".join(f"{median(part):.1f} s" for part in zip(*tally.recoveries, strict=True))
+        in_all = [sum(recovery) for recovery in tally.recoveries]
+        print(f"| {stage} | {len(in_all)} | {parts} | {median(in_all):.1f} s, {max(in_all):.1f} s |")
 
 
 if __name__ == "__main__":
