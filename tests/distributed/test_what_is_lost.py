@@ -1,10 +1,12 @@
-"""Trainings that lose a node, or Ray's controller, by SIGKILL: they end like those that lost nothing."""
+"""Trainings that lose a node, after a notice or without, or Ray's controller: they end like those that lost nothing."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,20 +23,42 @@ def require_same_losses(found: Plan, expected: Plan) -> None:
     of_found, of_expected = (
         [line["loss"] for line in read_metrics(Path(plan.folder), "train")] for plan in (found, expected)
     )
-    assert len(of_expected) == 60
+    assert len(of_expected) == expected.config.train.steps
     np.testing.assert_allclose(of_found, of_expected, rtol=1e-3)
+
+
+def take_a_node_away(plan: Plan, num_nodes: int, least: int, how: str) -> dict[str, Any]:
+    """Train while that is done; what the script saw."""
+    script = Path(__file__).with_name("nodes.py")
+    words = [sys.executable, script, json.dumps(plan.to_plain()), num_nodes, least, how]
+    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    assert found["lines"][-1] == f"{plan.folder}: finished" and found["seconds"] > 0
+    return found
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize(("num_nodes", "least"), [(2, 1), (3, 2)])
 def test_a_lost_node(undisturbed: Plan, num_nodes: int, least: int, tmp_path: Path) -> None:
     plan = replace(undisturbed, folder=tmp_path / "run")
-    script = Path(__file__).with_name("nodes.py")
-    words = [sys.executable, script, json.dumps(plan.to_plain()), num_nodes, least]
-    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["lines"][-1] == f"{plan.folder}: finished" and found["seconds"] > 0
+    take_a_node_away(plan, num_nodes, least, "loss")
+    require_same_losses(plan, undisturbed)
+
+
+@pytest.mark.cluster
+def test_a_notice_that_a_node_will_be_taken_away(
+    tokenizer_plan: Plan, train_here: Callable[[Plan], None], tmp_path: Path
+) -> None:
+    """A checkpoint at once, though none was due; training goes on with it on the node to spare."""
+    train = replace(tokenizer_plan.config.train, steps=1000, checkpoint_every=250)
+    config = replace(tokenizer_plan.config, train=train)
+    undisturbed, plan = (replace(tokenizer_plan, config=config, folder=tmp_path / name) for name in ("one", "two"))
+    train_here(undisturbed)
+    found = take_a_node_away(plan, 3, 2, "notice")
+    assert found["saved"] % 250
+    [resumed] = [int(line.split("step ")[1].split(",")[0]) for line in found["lines"] if "resumed at step" in line]
+    assert resumed >= found["saved"]
     require_same_losses(plan, undisturbed)
 
 
