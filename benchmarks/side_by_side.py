@@ -1,0 +1,144 @@
+"""Contestants in processes of their own that take turns: noise meets all alike, and none has another's allocator.
+
+Each round times one call of every contestant. What is told of two is the median of the rounds' ratios.
+"""
+
+import json
+import os
+import platform
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from data_memory import most_ever
+
+from mars_dist.quickstart import cpu
+
+Call = Callable[[], object]
+MIB = 2**20
+SIDE, NUMBERS = 2048, 2**26
+"""Of the matrices and of the vector that give the limits."""
+
+
+@dataclass
+class Times:
+    """Of one contestant."""
+
+    seconds: list[float] = field(default_factory=list)
+    """Of each round."""
+    peak_bytes: int = 0
+    """Main memory at the most, over what was taken before the contestant was set up."""
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    def over(self, other: "Times") -> float:
+        """How many times as long as the other one: the median over the rounds."""
+        return median(mine / its for mine, its in zip(self.seconds, other.seconds, strict=True))
+
+
+def take_turns(set_ups: Mapping[str, Callable[[], Call]], rounds: int, threads: int = 2) -> dict[str, Times]:
+    """What each call takes. `set_ups` are made in the contestants' processes, and warmed up by two calls."""
+    context = get_context("spawn")
+    ends, found = dict[str, Connection](), {name: Times() for name in set_ups}
+    processes = []
+    for name, set_up in set_ups.items():
+        ends[name], theirs = context.Pipe()
+        processes.append(context.Process(target=contestant, args=(set_up, theirs, threads), daemon=True))
+        processes[-1].start()
+        theirs.close()
+        ends[name].recv()  # one is ready before the next one begins
+    for _ in range(rounds):
+        for name, end in ends.items():
+            end.send("go")
+            seconds, found[name].peak_bytes = end.recv()
+            found[name].seconds.append(seconds)
+    for end, process in zip(ends.values(), processes, strict=True):
+        end.close()
+        process.join()
+    return found
+
+
+def contestant(set_up: Callable[[], Call], orders: Connection, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    before = most_ever_of_this()
+    call = set_up()
+    call()
+    call()
+    orders.send("ready")
+    while True:
+        try:
+            orders.recv()
+        except EOFError:
+            return
+        start = perf_counter()
+        call()
+        orders.send((perf_counter() - start, most_ever_of_this() - before))
+
+
+def most_ever_of_this() -> int:
+    """Bytes of main memory that this process has had at the most."""
+    return most_ever(os.getpid())
+
+
+def product(dtype: torch.dtype) -> Call:
+    """A matrix product: what the machine can do."""
+    a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    return lambda: a @ b
+
+
+def copy() -> Call:
+    """Of a vector that no cache holds."""
+    a, b = torch.randn(NUMBERS), torch.empty(NUMBERS)
+    return lambda: b.copy_(a)
+
+
+def product_rate(times: Times) -> float:
+    """FLOP/s."""
+    return 2 * SIDE**3 / times.median
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a benchmark has found."""
+
+    title: str
+    settings: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"| {' | '.join(row)} |" for row in (self.columns, ["--:"] * len(self.columns), *self.rows)]
+        return "\n".join(
+            [f"### {self.title}", "", f"{self.settings}. {machine()}.", "", *lines, "", self.notes]
+        ).strip()
+
+
+def machine() -> str:
+    """Where it was found, and with what."""
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    bf16 = "AVX512-bf16" if torch.cpu._is_avx512_bf16_supported() else "no AVX512-bf16"
+    return f"{cpu()}, {amx}, {bf16}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def options(doc: str | None, rounds: int = 7) -> Namespace:
+    """--rounds and --json."""
+    parser = ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help="at least 5")
+    parser.add_argument("--json", type=Path, help="where the same figures are written")
+    return parser.parse_args()
+
+
+def tell(table: Table, given: Namespace) -> None:
+    print(table)
+    if given.json:
+        given.json.write_text(json.dumps(asdict(table) | {"machine": machine()}, indent=1))
