@@ -34,6 +34,7 @@ def undisturbed(
     return plan
 
 
+@pytest.hookimpl(tryfirst=True)  # before groups become part of names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """They share the runtime, and so a process: the other one of `make test` has all other tests."""
     here = Path(__file__).parent

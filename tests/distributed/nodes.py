@@ -18,8 +18,10 @@ from typing import Any
 
 import psutil
 
-# A node that is silent for so long is taken for lost; Ray's default is 15 seconds. Notices: 5 seconds.
+# A node that is silent for so long is taken for lost; Ray's default is 15 seconds. Notices are looked for each second,
+# not each five; a runtime on one machine, such as that of the tests, which may have started this, does without.
 os.environ |= {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
