@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -32,12 +31,3 @@ def undisturbed(
     plan = replace(plan, folder=tmp_path_factory.mktemp("undisturbed") / "run")
     train_here(plan)
     return plan
-
-
-@pytest.hookimpl(tryfirst=True)  # before groups become part of names
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """They share the runtime, and so a process: the other one of `make test` has all other tests."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("ray"))
