@@ -1,6 +1,6 @@
 """A training on a cluster of several nodes, one of which is taken away: see test_what_is_lost.py.
 
-    python nodes.py PLAN NUM_NODES LEAST_WORKERS loss|notice
+    python nodes.py PLAN NUM_NODES LEAST_WORKERS loss|notice|nothing
 
 Two workers, a node of one CPU for each and perhaps one to spare. Prints a JSON object: the lines that the user saw, the
 seconds from the loss, or the notice, to training going on, and the checkpoint that followed a notice.
@@ -85,10 +85,11 @@ def main(plan: Plan, num_nodes: int, least_workers: int, how: str) -> None:
         sleep(told["at"] + NOTICE_SECONDS - monotonic())
         lose(raylets[victim])
 
-    Thread(target=take_one_away, daemon=True).start()
+    if how != "nothing":
+        Thread(target=take_one_away, daemon=True).start()
     fit(plan, 2, lambda line: lines.append((monotonic(), line)), least_workers)
     resumed = [moment for moment, line in lines if "resumed at step" in line]
-    seconds = resumed[0] - told["at"]
+    seconds = resumed[0] - told["at"] if told else None
     print(json.dumps({"lines": [line for _, line in lines], "seconds": seconds, "saved": told.get("saved")}))
     sys.stdout.flush()
     os._exit(0)
