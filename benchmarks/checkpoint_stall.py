@@ -50,7 +50,8 @@ def main() -> None:
         home = options.out.absolute() / name
         prepare(name, options.notes.absolute(), home)
         codes = ["--tokenizer", home / "tokenizer", "--data", home / "codes"]
-        for words in (["train-tokenizer", name, "--data", home / "pictures"], ["train-ar", name, *codes]):
+        born = ["--codebook.start-step", 0]
+        for words in (["train-tokenizer", name, "--data", home / "pictures", *born], ["train-ar", name, *codes]):
             seconds, size = stalls(words, home / "run")
             usual, longest = median(seconds), max(seconds)
             row = f"| {words[0]} {name} | {size / MB:.0f} | {usual:.2f} s | {longest:.2f} s | {usual / MINUTE:.1%} |"
