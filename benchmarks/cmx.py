@@ -73,7 +73,7 @@ def main() -> None:
     for name, pictures in variants.items():
         run = run_of(TINY.tokenizer, spectrogram_of(str(pictures)))
         tokens = run.tokenizer.patch_grid(run.spectrogram).area
-        mib = memory_of(tokenizer_step(run), 1, "cpu").activations / 2**20
+        mib = memory_of(tokenizer_step(run, "cpu"), 1, "cpu").activations / 2**20
         print(f"* {name}: {tokens} tokens, activations of a step {mib:.0f} MiB (computed, one worker)")
     table = compare(variants, options.seeds, partial(trial, variants, options.out, *options.steps), COLUMNS)
     print(f"\n{table}")

@@ -5,7 +5,7 @@ Suffixes: B batch, C channels after CMX or the code width, H W the multiplexed p
 
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
 from mars_dist.dryrun import Device, DryRun, Flops, Work, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
+from mars_dist.precision import settled
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
@@ -122,7 +123,7 @@ class DryStep:
 
 
 @lru_cache(maxsize=16)
-def tokenizer_step(config: TokenizerRunConfig) -> DryStep:
+def tokenizer_step(config: TokenizerRunConfig, device: Device = "cuda") -> DryStep:
     """Of training the tokenizer, once the codebook is born; an adversary is left out."""
     model, spectrogram = build_tokenizer(config), config.spectrogram
 
@@ -133,11 +134,11 @@ def tokenizer_step(config: TokenizerRunConfig) -> DryStep:
         terms = reconstruction_loss(y_B1FN, x_B1FN, config.loss, spectrogram)
         return torch.stack([*terms.values(), quantized.loss]).sum()
 
-    return DryStep(as_trained(model, config.train), loss, config.train)
+    return dry_step(model, loss, config.train, device)
 
 
 @lru_cache(maxsize=16)
-def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> DryStep:
+def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfig, device: Device = "cuda") -> DryStep:
     """Of training the autoregressor on cached codes."""
     model = build_autoregressor(config, tokenizer)
 
@@ -147,7 +148,13 @@ def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfi
         nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans)
         return nats_K.mean()
 
-    return DryStep(as_trained(model, config.train), loss, config.train)
+    return dry_step(model, loss, config.train, device)
+
+
+def dry_step(model: nn.Module, loss: Callable[[int], Tensor], train: TrainConfig, device: Device) -> DryStep:
+    """As such a device trains it."""
+    train = replace(train, precision=settled(train.precision, device))
+    return DryStep(as_trained(model, train), loss, train)
 
 
 def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:

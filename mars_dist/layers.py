@@ -119,7 +119,9 @@ def grow(x_BChw: Tensor, size: Size) -> Tensor:
 def init_transformer(module: nn.Module) -> None:
     """Truncated normal weights of deviation 0.02, zero biases (VAR)."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(part.weight, std=0.02)
+        # Without memory there is nothing to fill, and to find that out takes most of the time of building a model.
+        if not isinstance(part, nn.Linear | nn.Embedding) or part.weight.is_meta:
+            continue
+        nn.init.trunc_normal_(part.weight, std=0.02)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)

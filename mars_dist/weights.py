@@ -19,8 +19,12 @@ def build_with(build: Callable[[], Network], path: Path) -> Network:
     Raises ValueError where the file is damaged or holds other tensors than the network has: before memory is taken for
     it, for the settings that it is built by may come from anywhere.
     """
-    with torch.device("meta"):
-        wanted = {name: _size(tensor.shape) for name, tensor in build().state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {name: _size(tensor.shape) for name, tensor in build().state_dict().items()}
+    except (RuntimeError, TypeError) as error:  # sizes beyond what torch counts with
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{path.parent}: its settings describe no network that can be built ({what})") from error
     try:
         with safe_open(path, "pt") as file:
             given = {name: _size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -51,7 +51,8 @@ INVALID: dict[str, Callable[[], object]] = {
     "train.patience: -1 must be 0 or more": lambda: TrainConfig(patience=-1),
     "tokenizer.depth: -1 must lie between 0 and 1000": lambda: TokenizerConfig(depth=-1),
     "autoregressor.depth: 1001 must lie between 0 and 1000": lambda: AutoregressorConfig(depth=1001),
-    "tokenizer.stem: -2 must be 0 or more": lambda: TokenizerConfig(stem=-2),
+    "tokenizer.stem: -2 must lie between 0 and 1000": lambda: TokenizerConfig(stem=-2),
+    "tokenizer.stem: [0-9]* must lie between 0 and 1000": lambda: TokenizerConfig(stem=2**53),
     "tokenizer.code_width: 16 is not a multiple of branches = 3": lambda: TokenizerConfig(branches=3),
     "tokenizer.code_width: 16 leaves each of 8 branches fewer than 3": lambda: TokenizerConfig(branches=8),
     "tokenizer.code_width: 1 leaves each of 1 branches": lambda: TokenizerConfig(code_width=1),
@@ -68,6 +69,9 @@ INVALID: dict[str, Callable[[], object]] = {
         tokenizer=TokenizerConfig(scales=(Size(1, 1), Size(8, 8))), codebook=CodebookConfig(dropout=0.1)
     ),
     "adversary.weight: -1 must be 0 or more": lambda: AdversaryConfig(weight=-1),
+    "adversary.resolutions: [0-9]* halve the picture's 256 cells": lambda: TokenizerRunConfig(
+        adversary=AdversaryConfig(resolutions=2**53)
+    ),
     "adversary.resolutions: 10 halve the picture's 256 cells to nothing: choose at most 9": lambda: TokenizerRunConfig(
         adversary=AdversaryConfig(resolutions=10)
     ),

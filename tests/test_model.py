@@ -176,6 +176,8 @@ HARM: dict[str, Callable[[Path], object]] = {
     "is 2x1x1, must be 125000x1x1: these are the weights of another network": lambda folder: change_autoregressor(
         folder, width=1_000_000
     ),
+    "ar: its settings describe no network that can be built": lambda folder: change_autoregressor(folder, width=2**53),
+    "ar: its settings describe no network .*": lambda folder: change_autoregressor(folder, width=2**70),
     "model.safetensors: damaged": lambda folder: cut_short(folder / WEIGHTS),
     "ar: holds a model of kind 'tokenizer', wanted is 'autoregressor'": lambda folder: shutil.copyfile(
         folder / TOKENIZER / CONFIG, folder / CONFIG

@@ -82,7 +82,7 @@ def test_an_integer_will_do_for_a_float() -> None:
         ({"train": {"steps": 2.5}}, "^train.steps: 2.5 is not int$"),
         ({"train": {"steps": True}}, "^train.steps: True is not int$"),
         ({"train": {"steps": "10"}}, "^train.steps: '10' is not int$"),
-        ({"train": {"precision": "fp16"}}, "^train.precision: 'fp16' is not 'float32' or 'bf16'$"),
+        ({"train": {"precision": "fp16"}}, "^train.precision: 'fp16' is not 'auto' or 'float32' or 'bf16'$"),
         ({"optim": {"lr": "1e-3"}}, "^optim.lr: '1e-3' is not float$"),
         ({"optim": {"lr": True}}, "^optim.lr: True is not float$"),
         ({"optim": {"lr": None}}, "^optim.lr: None is not float$"),

@@ -10,12 +10,14 @@ from typing import Literal
 import psutil
 import torch
 
+from mars_dist.config import Precision
 from mars_dist.dryrun import Work
+from mars_dist.precision import cpu_multiplies_bf16, settled
 
 GIB = 2**30
 ROUNDS, ROUND_SECONDS = 40, 0.004
-SIDE, LENGTH, SHORT = 1024, 2**20, 8
-"""Of the matrices, and of the vectors, that are timed."""
+SIDE, EMULATED_SIDE, LENGTH, SHORT = 1024, 128, 2**20, 8
+"""Of the matrices, and of the vectors, that are timed; of matrices in what the CPU only emulates."""
 MATRIX_SHARE, BYTES_SHARE, OPERATIONS = 0.75, 0.14, 21.0
 """What a training step reaches of the rates of bare operations on a CPU: of the matrix products and of the memory; and
 how many bare operations one of a step takes, with autograd, FSDP and the loop. Found on debug and tiny with one process
@@ -98,8 +100,12 @@ class Cpu:
 
     @property
     def peak(self) -> float:
-        """FLOP/s in bf16, as on a GPU."""
-        return self.flops[torch.bfloat16]
+        """FLOP/s in what training computes in unless told otherwise."""
+        return self.flops[torch.bfloat16 if self.precision == "bf16" else torch.float32]
+
+    @property
+    def precision(self) -> Precision:
+        return settled("auto", "cpu")
 
     def seconds(self, work: Work, moved: int, sent: int) -> float:
         """Of a step that does so much work, moves so many bytes besides, and sends so many to the other workers."""
@@ -110,7 +116,7 @@ class Cpu:
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return (
-            f"{threads} of this CPU, {self.peak / 1e9:.0f} GFLOP/s in bf16 (measured) "
+            f"{threads} of this CPU, {self.peak / 1e9:.0f} GFLOP/s in {self.precision} (measured) "
             f"and {self.memory / GIB:.0f} GiB each"
         )
 
@@ -125,8 +131,9 @@ def this_cpu(workers: int) -> Cpu:
     try:
         flops = {}
         for dtype in (torch.bfloat16, torch.float32):
-            square = torch.ones(SIDE, SIDE, dtype=dtype)
-            flops[dtype] = 2 * SIDE**3 / seconds_of(partial(torch.matmul, square, square))
+            side = SIDE if dtype == torch.float32 or cpu_multiplies_bf16() else EMULATED_SIDE
+            square = torch.ones(side, side, dtype=dtype)
+            flops[dtype] = 2 * side**3 / seconds_of(partial(torch.matmul, square, square))
         long, short = torch.ones(LENGTH), torch.ones(SHORT)
         num_bytes = 2 * long.nbytes / seconds_of(lambda: long + 1)
         return Cpu(threads, flops, num_bytes, seconds_of(lambda: short + 1), psutil.virtual_memory().total // workers)

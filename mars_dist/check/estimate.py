@@ -65,9 +65,9 @@ def estimates(preset: Preset, workers: int, device: Device, notes: int) -> tuple
     first, settings = preset.tokenizer, preset.tokenizer.tokenizer
     num_values = prod(first.spectrogram.picture_shape)
     num_latents = settings.code_width * settings.schedule.latent_grid.area + settings.num_codes
-    second = autoregressor_step(preset.autoregressor, settings)
+    second = autoregressor_step(preset.autoregressor, settings, device.kind)
     return (
-        estimate("tokenizer", tokenizer_step(first), workers, device, notes, num_values),
+        estimate("tokenizer", tokenizer_step(first, device.kind), workers, device, notes, num_values),
         estimate("autoregressor", second, workers, device, notes, num_latents),
     )
 

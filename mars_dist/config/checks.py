@@ -10,10 +10,11 @@ def require_positive(section: str, settings: object, *names: str) -> None:
             raise ValueError(f"{section}.{name}: {getattr(settings, name)} must be above 0")
 
 
-def require_depth(section: str, depth: int) -> None:
-    """Raises ValueError for more blocks than anyone trains; settings may come from anywhere."""
-    if not 0 <= depth <= DEEPEST:
-        raise ValueError(f"{section}.depth: {depth} must lie between 0 and {DEEPEST}")
+def require_depth(section: str, settings: object, *names: str) -> None:
+    """Raises ValueError for more layers than anyone trains; settings may come from anywhere."""
+    for name in names:
+        if not 0 <= getattr(settings, name) <= DEEPEST:
+            raise ValueError(f"{section}.{name}: {getattr(settings, name)} must lie between 0 and {DEEPEST}")
 
 
 def require_share(section: str, settings: object, *names: str) -> None:

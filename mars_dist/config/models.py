@@ -42,8 +42,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         require_positive("tokenizer", self, "code_width", "width", "head_width", "branches")
-        require_not_negative("tokenizer", self, "stem")
-        require_depth("tokenizer", self.depth)
+        require_depth("tokenizer", self, "depth", "stem")
         _ = self.schedule  # its own checks name the rule
         if self.code_width % self.branches:
             raise ValueError(f"tokenizer.code_width: {self.code_width} is not a multiple of branches = {self.branches}")
@@ -112,7 +111,7 @@ class AutoregressorConfig:
 
     def __post_init__(self) -> None:
         require_positive("autoregressor", self, "width", "depth", "head_width")
-        require_depth("autoregressor", self.depth)
+        require_depth("autoregressor", self, "depth")
         for name in ("drop_path", "drop_all_conditions", "drop_each_condition", "corrupt_codes"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"autoregressor.{name}: {getattr(self, name)} must be at least 0 and below 1")

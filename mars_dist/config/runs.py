@@ -41,7 +41,7 @@ class TokenizerRunConfig:
                 f"are {len(self.tokenizer.scales)}: choose 0, or more scales"
             )
         smallest = min(self.spectrogram.num_bins, self.spectrogram.num_frames)
-        if 2 ** (self.adversary.resolutions - 1) > smallest:
+        if self.adversary.resolutions > smallest.bit_length():
             raise ValueError(
                 f"adversary.resolutions: {self.adversary.resolutions} halve the picture's {smallest} cells to nothing: "
                 f"choose at most {smallest.bit_length()}"

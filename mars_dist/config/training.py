@@ -5,7 +5,7 @@ from typing import Literal
 
 from mars_dist.config.checks import require_not_negative, require_positive, require_share
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["auto", "float32", "bf16"]
 FEWEST_SCALES = 3
 """That quantizer dropout leaves (VAR)."""
 
@@ -102,7 +102,8 @@ class TrainConfig:
     batch_size: int = 16
     """Global: all workers together."""
     seed: int = 0
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
+    """auto: bf16 where the devices of all workers multiply in it, else float32."""
     shuffle_rows: int = 1024
     """Rows held in memory by each worker and shuffled among each other."""
     log_every: int = 20

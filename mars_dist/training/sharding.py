@@ -17,8 +17,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mars_dist.autoregressor import Autoregressor, ConditionedBlock
 from mars_dist.classifier import Classifier
-from mars_dist.config import TrainConfig
+from mars_dist.config import Precision, TrainConfig
 from mars_dist.layers import Block
+from mars_dist.precision import settled
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
 
@@ -48,7 +49,7 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     """
     first_weights = model.state_dict() if dist.get_rank() == 0 else {}
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    policy = low if config.precision == "bf16" else MixedPrecisionPolicy()
+    policy = low if agreed_precision(config.precision, device) == "bf16" else MixedPrecisionPolicy()
     shape = (config.replicas, dist.get_world_size() // config.replicas)
     whole_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
     mesh = whole_mesh if config.replicas > 1 else whole_mesh["shard"]
@@ -67,6 +68,12 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
     return model
+
+
+def agreed_precision(asked: Precision, device: torch.device) -> Precision:
+    """float32 or bf16, the same on every worker: with `auto` it is bf16 where it suits the devices of all."""
+    mine = settled(asked, "cuda" if device.type == "cuda" else "cpu")
+    return "bf16" if all(theirs == "bf16" for theirs in gather_objects(mine)) else "float32"
 
 
 def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -52,9 +52,8 @@ class TokenizerStage:
                 start_tokenizer(self.model, init_from)
             self.settings = replace(self.settings, start_step=0)  # its codebook was born long ago
         torch.manual_seed(self.train.seed + 1)  # rank 0 alone has drawn a tokenizer's weights before
-        self.adversary = (
-            Adversary(config.adversary, config.train.precision, run.device) if config.adversary.weight else None
-        )
+        precision = sharding.agreed_precision(config.train.precision, run.device)
+        self.adversary = Adversary(config.adversary, precision, run.device) if config.adversary.weight else None
         self.residuals: list[Tensor] = []
         self.hits_KW = self.no_hits()
         self.born, self.num_restarted = False, 0
