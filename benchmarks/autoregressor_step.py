@@ -13,7 +13,7 @@ from plain_var import PlainConfig, PlainVar
 from side_by_side import MIB, Call, Table, Times, options, product, product_rate, take_turns, tell
 from torch.nn import functional as F
 
-from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.autoregressor import Autoregressor
 from mars_dist.config import AutoregressorConfig, OptimConfig, TokenizerConfig, TrainConfig
 from mars_dist.dryrun import count_flops
 from mars_dist.memory import keep_freed_memory
@@ -73,8 +73,7 @@ def our_step(precision: str) -> Call:
     conditions = {"class": torch.arange(BATCH)}
 
     def step() -> None:
-        logits_BLV = model(inputs_BLC, conditions)
-        cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans).mean().backward()
+        model(inputs_BLC, conditions, codes_BL=codes_BL).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
         optimizer.zero_grad()

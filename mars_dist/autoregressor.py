@@ -2,7 +2,7 @@
 
 VAR (arXiv 2404.02905, section 3.2); rotary positions are Infinity's (arXiv 2412.04431).
 Suffixes: B batch (2B with its unconditional half), C code width, D width, L tokens over all scales, k the tokens of one
-scale, V codebook size, K scales.
+scale, V codebook size, K scales, P codes of a token, T tokens of all samples.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from mars_dist.attention import Sight, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.layers import Attention, KeyValueCache, init_transformer, mlp
 from mars_dist.scales import ScaleSchedule
@@ -19,6 +21,8 @@ Conditions = Mapping[str, Tensor]
 """For each condition (B,) integers; -1 where it is not asked for."""
 
 MODULATIONS = 6
+LOGITS_AT_ONCE = 2**22
+"""In training: more of them would be what takes most of the memory."""
 LONGEST_WAVE = 100.0
 """Of the rotary positions, in cells of the latent grid over 2 pi; grids are tens of cells wide."""
 
@@ -35,6 +39,7 @@ class Autoregressor(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = tokenizer.schedule
+        self.groups = groups_of(self.schedule)
         self.branches = tokenizer.branches
         self.cardinalities = dict(cardinalities)
         width, num_tokens = config.width, self.schedule.num_tokens
@@ -56,33 +61,42 @@ class Autoregressor(nn.Module):
         self.register_buffer("scale_of_token_L", torch.from_numpy(self.schedule.scale_of_token), persistent=False)
         self.register_buffer("angles_Le", rotary_angles(self.schedule, config.head_width), persistent=False)
 
-    def forward(self, inputs_BLC: Tensor, conditions: Conditions, keep_BN: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        inputs_BLC: Tensor,
+        conditions: Conditions,
+        keep_BN: Tensor | None = None,
+        codes_BL: Tensor | None = None,
+    ) -> Tensor:
         """Teacher forcing: the quantizer's `next_inputs` (B, L - 1, C) -> logits (B, codes, V).
 
+        With `codes_BL`, the true ones, instead of logits what each of them takes in nats (B, codes).
         `keep_BN`: for each sample and block, 0 to skip the block or else a factor (drop path).
         """
         condition_BD = self.condition(conditions)
         x_BLD = torch.cat([condition_BD[:, None].to(inputs_BLC.dtype), self.from_code(inputs_BLC)], dim=1)
         everything = slice(None)
-        return self.run_blocks(x_BLD, condition_BD, everything, mask_LL=self.mask_LL, keep_BN=keep_BN)
+        sight = Sight(self.mask_LL, self.groups)
+        x_BLD = self.run_blocks(x_BLD, condition_BD, everything, sight=sight, keep_BN=keep_BN)
+        return self.logits(x_BLD) if codes_BL is None else self.nats(x_BLD, codes_BL)
 
     def predict_scale(
         self, k: int, inputs_BkC: Tensor | None, condition_BD: Tensor, caches: list[KeyValueCache]
     ) -> Tensor:
         """Logits (B, the scale's codes, V) of scale k; the caches hold the coarser scales. Scale 0 takes no input."""
         x_BkD = condition_BD[:, None] if inputs_BkC is None else self.from_code(inputs_BkC)
-        return self.run_blocks(x_BkD, condition_BD, self.schedule.spans[k], caches=caches)
+        return self.logits(self.run_blocks(x_BkD, condition_BD, self.schedule.spans[k], caches=caches))
 
     def run_blocks(
         self,
         x_BLD: Tensor,
         condition_BD: Tensor,
         span: slice,
-        mask_LL: Tensor | None = None,
+        sight: Sight | None = None,
         caches: list[KeyValueCache] | None = None,
         keep_BN: Tensor | None = None,
     ) -> Tensor:
-        """Tokens of a span of the sequence -> logits of their codes."""
+        """Tokens of a span of the sequence -> what their codes are read from, as wide."""
         x_BLD = x_BLD + self.levels_KD[self.scale_of_token_L[span]]
         if self.positions_LD is not None:
             x_BLD = x_BLD + self.positions_LD[span]
@@ -91,10 +105,29 @@ class Autoregressor(nn.Module):
         for i, block in enumerate(self.blocks):
             cache = None if caches is None else caches[i]
             keep_B = None if keep_BN is None else keep_BN[:, i]
-            x_BLD = block(x_BLD, condition_BD, shared_BMD, mask_LL, cache, angles_Le, keep_B)
+            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight, cache, angles_Le, keep_B)
         scale_B1D, shift_B1D = self.head_modulation(condition_BD)[:, :, None].unbind(1)
-        logits_BLW = self.head(self.norm(x_BLD) * (1 + scale_B1D) + shift_B1D)
-        return logits_BLW.unflatten(-1, (self.branches, -1)).flatten(1, 2)
+        return self.norm(x_BLD) * (1 + scale_B1D) + shift_B1D
+
+    def logits(self, x_BLD: Tensor) -> Tensor:
+        """(B, codes, V): those of a token side by side."""
+        return self.head(x_BLD).unflatten(-1, (self.branches, -1)).flatten(1, 2)
+
+    def nats(self, x_BLD: Tensor, codes_BL: Tensor) -> Tensor:
+        """(B, codes): the cross-entropy of each code. Logits exist for some tokens at a time, and once more for the
+        backward pass."""
+        x_TD, codes_TP = x_BLD.flatten(0, 1), codes_BL.long().view(-1, self.branches)
+        size = max(1, LOGITS_AT_ONCE // self.head.out_features)
+
+        def nats_of(x_TD: Tensor, codes_TP: Tensor) -> Tensor:
+            logits_TPV = self.head(x_TD).float().unflatten(-1, (self.branches, -1))
+            return F.cross_entropy(logits_TPV.flatten(0, 1), codes_TP.flatten(), reduction="none")
+
+        if len(x_TD) <= size:
+            return nats_of(x_TD, codes_TP).view(codes_BL.shape)
+        parts = zip(x_TD.split(size), codes_TP.split(size), strict=True)
+        nats = [checkpoint(nats_of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        return torch.cat(nats).view(codes_BL.shape)
 
     def condition(self, conditions: Conditions) -> Tensor:
         """The sum of the conditions' embeddings, through an MLP: (B, D)."""
@@ -138,7 +171,7 @@ class ConditionedBlock(nn.Module):
         x_BLD: Tensor,
         condition_BD: Tensor,
         shared_BMD: Tensor | None,
-        mask_LL: Tensor | None = None,
+        sight: Sight | None = None,
         cache: KeyValueCache | None = None,
         angles_Le: Tensor | None = None,
         keep_B: Tensor | None = None,
@@ -148,7 +181,7 @@ class ConditionedBlock(nn.Module):
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]
         seen_BLD = self.norm(x_BLD) * (1 + scale_a) + shift_a
-        x_BLD = x_BLD + gate_a * self.attention(seen_BLD, mask_LL, cache, angles_Le)
+        x_BLD = x_BLD + gate_a * self.attention(seen_BLD, sight, cache, angles_Le)
         return x_BLD + gate_m * self.mlp(self.norm(x_BLD) * (1 + scale_m) + shift_m)
 
 
@@ -174,14 +207,17 @@ def rotary_angles(schedule: ScaleSchedule, head_width: int) -> Tensor:
     return torch.cat(angles)
 
 
+def mean_per_scale(figures_BL: Tensor, spans: tuple[slice, ...]) -> Tensor:
+    """(K,): over the batch and the codes of each scale."""
+    return torch.stack([figures_BL[:, span].mean() for span in spans])
+
+
 def cross_entropy_per_scale(logits_BLV: Tensor, codes_BL: Tensor, spans: tuple[slice, ...]) -> Tensor:
     """(K,): the mean cross-entropy of each scale, in nats."""
     nats_BL = F.cross_entropy(logits_BLV.float().flatten(0, 1), codes_BL.flatten().long(), reduction="none")
-    nats_BL = nats_BL.view(codes_BL.shape)
-    return torch.stack([nats_BL[:, s].mean() for s in spans])
+    return mean_per_scale(nats_BL.view(codes_BL.shape), spans)
 
 
 def accuracy_per_scale(logits_BLV: Tensor, codes_BL: Tensor, spans: tuple[slice, ...]) -> Tensor:
     """(K,): how often the likeliest code is the true one."""
-    hit_BL = (logits_BLV.argmax(-1) == codes_BL).float()
-    return torch.stack([hit_BL[:, s].mean() for s in spans])
+    return mean_per_scale((logits_BLV.argmax(-1) == codes_BL).float(), spans)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed._composable import checkpoint
 
-from mars_dist.autoregressor import Autoregressor, cross_entropy_per_scale
+from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
@@ -144,9 +144,8 @@ def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfi
 
     def loss(batch_size: int) -> Tensor:
         codes_BL = torch.empty(batch_size, tokenizer.num_codes, dtype=torch.long, device=META)
-        logits_BLV = model(teacher_inputs(tokenizer, batch_size), model.no_conditions(batch_size))
-        nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, tokenizer.code_spans)
-        return nats_K.mean()
+        nothing = model.no_conditions(batch_size)
+        return model(teacher_inputs(tokenizer, batch_size), nothing, codes_BL=codes_BL).mean()
 
     return dry_step(model, loss, config.train, device)
 

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mars_dist.attention import Sight, attend
 from mars_dist.scales import Size
+
+LEAST_LENGTH = 1e-12
 
 
 class Attention(nn.Module):
@@ -27,7 +30,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        mask_LL: Tensor | None = None,
+        sight: Sight | None = None,
         cache: "KeyValueCache | None" = None,
         angles_Le: Tensor | None = None,
     ) -> Tensor:
@@ -38,15 +41,20 @@ class Attention(nn.Module):
         q_BNLE, k_BNLE, v_BNLE = self.qkv(x_BLD).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
         if self.log_temperature_N11 is not None:
             temperature_N11 = self.log_temperature_N11.exp().clamp(max=100)
-            q_BNLE = F.normalize(q_BNLE, dim=-1) * temperature_N11.to(q_BNLE.dtype)
-            k_BNLE = F.normalize(k_BNLE, dim=-1)
+            q_BNLE = q_BNLE * (temperature_N11 / length(q_BNLE)).to(q_BNLE.dtype)
+            k_BNLE = k_BNLE * (1 / length(k_BNLE)).to(k_BNLE.dtype)
         else:
             q_BNLE = q_BNLE * self.head_width**-0.5
         if angles_Le is not None:
             q_BNLE, k_BNLE = turn(q_BNLE, angles_Le), turn(k_BNLE, angles_Le)
         if cache is not None:
             k_BNLE, v_BNLE = cache.extend(k_BNLE, v_BNLE)
-        return self.out(attend(q_BNLE, k_BNLE, v_BNLE, mask_LL).transpose(1, 2).flatten(2))
+        return self.out(attend(q_BNLE, k_BNLE, v_BNLE, sight).transpose(1, 2).flatten(2))
+
+
+def length(x_BNLE: Tensor) -> Tensor:
+    """(B, N, L, 1), in float32, and not 0: dividing by it keeps nothing for the backward pass but itself."""
+    return x_BNLE.norm(dim=-1, keepdim=True, dtype=torch.float32).clamp(min=LEAST_LENGTH)
 
 
 def turn(x_BNLE: Tensor, angles_Le: Tensor) -> Tensor:
@@ -54,20 +62,6 @@ def turn(x_BNLE: Tensor, angles_Le: Tensor) -> Tensor:
     cos_Le, sin_Le = angles_Le.cos().to(x_BNLE.dtype), angles_Le.sin().to(x_BNLE.dtype)
     a_BNLe, b_BNLe = x_BNLE.chunk(2, dim=-1)
     return torch.cat([a_BNLe * cos_Le - b_BNLe * sin_Le, a_BNLe * sin_Le + b_BNLe * cos_Le], dim=-1)
-
-
-def attend(q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor, mask_LL: Tensor | None) -> Tensor:
-    """softmax(q k^T) v, without a further scale.
-
-    On the CPU by plain products: there the backward of scaled_dot_product_attention takes four times as long in bf16.
-    """
-    if q_BNLE.is_cuda:
-        return F.scaled_dot_product_attention(q_BNLE, k_BNLE, v_BNLE, attn_mask=mask_LL, scale=1.0)
-    with torch.autocast("cpu", enabled=False):
-        scores_BNLL = q_BNLE @ k_BNLE.transpose(-1, -2)
-        if mask_LL is not None:
-            scores_BNLL = scores_BNLL.masked_fill(~mask_LL, -torch.inf)
-        return scores_BNLL.softmax(-1) @ v_BNLE
 
 
 class KeyValueCache:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, Conditions
@@ -230,8 +229,7 @@ class Mars:
     def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:
         """(B,): what it would take to write down the codes of these rows of a data set by this model's foretelling."""
         conditions = self.vocabulary.of_rows(columns)
-        logits_BLV = self.autoregressor(self.tokenizer.quantizer.next_inputs(codes_BL), conditions)
-        nats_BL = F.cross_entropy(logits_BLV.float().transpose(1, 2), codes_BL.long(), reduction="none")
+        nats_BL = self.autoregressor(self.tokenizer.quantizer.next_inputs(codes_BL), conditions, codes_BL=codes_BL)
         return nats_BL.sum(1) / math.log(2) * self.spectrogram.sample_rate / self.spectrogram.num_samples
 
     @torch.inference_mode()

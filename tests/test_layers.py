@@ -5,11 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.layers import Attention, Block, KeyValueCache, attend, grow, init_transformer, shrink
+from mars_dist.attention import Sight, groups_of
+from mars_dist.layers import Attention, Block, KeyValueCache, grow, init_transformer, shrink
 from mars_dist.scales import ScaleSchedule, Size
 
 SCHEDULE = ScaleSchedule((Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2)))
 MASK_LL = torch.from_numpy(SCHEDULE.mask())
+SIGHT = Sight(MASK_LL, groups_of(SCHEDULE))
 
 
 @pytest.fixture(autouse=True)
@@ -40,16 +42,9 @@ def test_attention_is_what_a_loop_over_heads_gives(normalised: bool) -> None:
     if normalised:
         layer.log_temperature_N11.data = torch.tensor([0.0, 1.0, 9.0]).view(3, 1, 1)
     x_BLD = torch.randn(2, SCHEDULE.num_tokens, 12)
-    torch.testing.assert_close(layer(x_BLD, MASK_LL), plain_attention(layer, x_BLD, MASK_LL))
+    torch.testing.assert_close(layer(x_BLD, SIGHT), plain_attention(layer, x_BLD, MASK_LL))
     everything_LL = torch.ones_like(MASK_LL)
     torch.testing.assert_close(layer(x_BLD), plain_attention(layer, x_BLD, everything_LL))
-
-
-@pytest.mark.parametrize("mask_LL", [None, MASK_LL])
-def test_attend_is_torchs(mask_LL: Tensor | None) -> None:
-    q, k, v = torch.randn(3, 2, 3, SCHEDULE.num_tokens, 4).unbind()
-    reference = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_LL, scale=1.0)
-    torch.testing.assert_close(attend(q, k, v, mask_LL), reference)
 
 
 def test_a_cache_stands_for_the_tokens_before() -> None:
@@ -57,15 +52,15 @@ def test_a_cache_stands_for_the_tokens_before() -> None:
     x_BLD = torch.randn(2, SCHEDULE.num_tokens, 8)
     cache = KeyValueCache(2, 2, SCHEDULE.num_tokens, 4, like=x_BLD)
     steps = [layer(x_BLD[:, span], cache=cache) for span in SCHEDULE.spans]
-    torch.testing.assert_close(torch.cat(steps, dim=1), layer(x_BLD, MASK_LL))
+    torch.testing.assert_close(torch.cat(steps, dim=1), layer(x_BLD, SIGHT))
     assert cache.length == SCHEDULE.num_tokens
 
 
 @pytest.mark.parametrize("normalised", [False, True])
 def test_attention_runs_in_bf16(normalised: bool) -> None:
     layer, x_BLD = Attention(8, 4, normalised), torch.randn(2, SCHEDULE.num_tokens, 8)
-    y_BLD = layer(x_BLD, MASK_LL)
-    low_y_BLD = layer.bfloat16()(x_BLD.bfloat16(), MASK_LL)
+    y_BLD = layer(x_BLD, SIGHT)
+    low_y_BLD = layer.bfloat16()(x_BLD.bfloat16(), SIGHT)
     assert low_y_BLD.dtype == torch.bfloat16
     torch.testing.assert_close(low_y_BLD.float(), y_BLD, rtol=0, atol=0.03)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mars_dist.addresses import Address
-from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale
+from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, mean_per_scale
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.dataset import Columns, Rows
@@ -82,8 +82,7 @@ class AutoregressorStage:
             with torch.no_grad():
                 inputs_BLC = self.quantizer.next_inputs(codes_BL)
         keep_BN = keep_blocks(noise(2, settings.depth), settings.drop_path) if settings.drop_path > 0 else None
-        logits_BLV = self.model(inputs_BLC, conditions, keep_BN)
-        nats_K = cross_entropy_per_scale(logits_BLV, codes_BL, self.code_spans)
+        nats_K = mean_per_scale(self.model(inputs_BLC, conditions, keep_BN, codes_BL), self.code_spans)
         return {"cross_entropy": self.mean_over_scales(nats_K, settings.scale_weight)}
 
     def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
