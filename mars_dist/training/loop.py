@@ -65,7 +65,7 @@ def train(stage: Stage, run: Run) -> Position:
     config = stage.train
     model = sharding.shard(stage.model, config, run.device)
     precision = sharding.agreed_precision(config.precision, run.device)
-    run.say(f"{stage.name}: in {precision} on {run.world_size} x {run.device.type.upper()}")
+    run.say(f"{stage.name} in {precision} on {run.world_size} x {run.device.type.upper()}")
     optimizer = make_optimizer(model, stage.optim)
     average = MovingAverage(model, stage.optim.ema)
     position = resume(stage, run, optimizer, average)
