@@ -6,6 +6,8 @@ scale, V codebook size, K scales, P codes of a token, T tokens of all samples.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,30 @@ Conditions = Mapping[str, Tensor]
 """For each condition (B,) integers; -1 where it is not asked for."""
 
 MODULATIONS = 6
+"""Gates, scales and shifts of a block's attention and of its MLP."""
 LOGITS_AT_ONCE = 2**22
 """In training: more of them would be what takes most of the memory."""
 LONGEST_WAVE = 100.0
 """Of the rotary positions, in cells of the latent grid over 2 pi; grids are tens of cells wide."""
+
+
+@dataclass
+class Begun:
+    """Samples on their way: what is computed once and kept from scale to scale."""
+
+    condition_BD: Tensor
+    modulations: "Modulations"
+    caches: list[KeyValueCache]
+    """Of each block."""
+
+
+@dataclass
+class Modulations:
+    """What the condition does to the norms."""
+
+    blocks: list[Tensor]
+    """(B, MODULATIONS, D) of each."""
+    head_B2D: Tensor
 
 
 class Autoregressor(nn.Module):
@@ -52,7 +74,8 @@ class Autoregressor(nn.Module):
             nn.Parameter(0.02 * torch.randn(num_tokens, width)) if config.positions == "learned" else None
         )
         self.modulation = modulation(width, MODULATIONS) if config.modulation == "shared" else None
-        self.blocks = nn.ModuleList(ConditionedBlock(config) for _ in range(config.depth))
+        blocks = nn.ModuleList(ConditionedBlock(config) for _ in range(config.depth))
+        self.blocks = cast("list[ConditionedBlock]", blocks)
         self.head_modulation = modulation(width, 2)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.head = nn.Linear(width, tokenizer.branches * tokenizer.codebook_size)
@@ -75,38 +98,49 @@ class Autoregressor(nn.Module):
         """
         condition_BD = self.condition(conditions)
         x_BLD = torch.cat([condition_BD[:, None].to(inputs_BLC.dtype), self.from_code(inputs_BLC)], dim=1)
-        everything = slice(None)
-        sight = Sight(self.mask_LL, self.groups)
-        x_BLD = self.run_blocks(x_BLD, condition_BD, everything, sight=sight, keep_BN=keep_BN)
+        sight, shared_BMD = Sight(self.mask_LL, self.groups), self.shared_modulation(condition_BD)
+        x_BLD, angles_Le = self.placed(x_BLD, slice(None))
+        for i, block in enumerate(self.blocks):
+            keep_B = None if keep_BN is None else keep_BN[:, i]
+            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight=sight, angles_Le=angles_Le, keep_B=keep_B)
+        x_BLD = self.read_out(x_BLD, self.head_modulation(condition_BD))
         return self.logits(x_BLD) if codes_BL is None else self.nats(x_BLD, codes_BL)
 
-    def predict_scale(
-        self, k: int, inputs_BkC: Tensor | None, condition_BD: Tensor, caches: list[KeyValueCache]
-    ) -> Tensor:
-        """Logits (B, the scale's codes, V) of scale k; the caches hold the coarser scales. Scale 0 takes no input."""
-        x_BkD = condition_BD[:, None] if inputs_BkC is None else self.from_code(inputs_BkC)
-        return self.logits(self.run_blocks(x_BkD, condition_BD, self.schedule.spans[k], caches=caches))
+    def begin(self, conditions: Conditions) -> Begun:
+        """Sampling: nothing is chosen yet."""
+        condition_BD = self.condition(conditions)
+        shared_BMD = self.shared_modulation(condition_BD)
+        modulations = Modulations(
+            [block.modulation_of(condition_BD, shared_BMD) for block in self.blocks], self.head_modulation(condition_BD)
+        )
+        batch, width, head_width = *condition_BD.shape, self.config.head_width
+        caches = [
+            KeyValueCache(batch, width // head_width, self.schedule.num_tokens, head_width, like=condition_BD)
+            for _ in self.blocks
+        ]
+        return Begun(condition_BD, modulations, caches)
 
-    def run_blocks(
-        self,
-        x_BLD: Tensor,
-        condition_BD: Tensor,
-        span: slice,
-        sight: Sight | None = None,
-        caches: list[KeyValueCache] | None = None,
-        keep_BN: Tensor | None = None,
-    ) -> Tensor:
-        """Tokens of a span of the sequence -> what their codes are read from, as wide."""
+    def predict_scale(self, k: int, inputs_BkC: Tensor | None, begun: Begun) -> Tensor:
+        """Logits (B, the scale's codes, V) of scale k, after all coarser ones. Scale 0 takes no input."""
+        x_BkD = begun.condition_BD[:, None] if inputs_BkC is None else self.from_code(inputs_BkC)
+        x_BkD, angles_ke = self.placed(x_BkD, self.schedule.spans[k])
+        for block, modulation_BMD, cache in zip(self.blocks, begun.modulations.blocks, begun.caches, strict=True):
+            x_BkD = block.transform(x_BkD, modulation_BMD, cache=cache, angles_Le=angles_ke)
+        return self.logits(self.read_out(x_BkD, begun.modulations.head_B2D))
+
+    def placed(self, x_BLD: Tensor, span: slice) -> tuple[Tensor, Tensor | None]:
+        """Tokens of a span of the sequence with their levels and positions, or beside their rotary angles."""
         x_BLD = x_BLD + self.levels_KD[self.scale_of_token_L[span]]
         if self.positions_LD is not None:
             x_BLD = x_BLD + self.positions_LD[span]
-        angles_Le = self.angles_Le[span] if self.config.positions == "rotary" else None
-        shared_BMD = self.modulation(condition_BD) if self.modulation is not None else None
-        for i, block in enumerate(self.blocks):
-            cache = None if caches is None else caches[i]
-            keep_B = None if keep_BN is None else keep_BN[:, i]
-            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight, cache, angles_Le, keep_B)
-        scale_B1D, shift_B1D = self.head_modulation(condition_BD)[:, :, None].unbind(1)
+        return x_BLD, self.angles_Le[span] if self.config.positions == "rotary" else None
+
+    def shared_modulation(self, condition_BD: Tensor) -> Tensor | None:
+        return self.modulation(condition_BD) if self.modulation is not None else None
+
+    def read_out(self, x_BLD: Tensor, head_B2D: Tensor) -> Tensor:
+        """What codes are read from, as wide."""
+        scale_B1D, shift_B1D = head_B2D[:, :, None].unbind(1)
         return self.norm(x_BLD) * (1 + scale_B1D) + shift_B1D
 
     def logits(self, x_BLD: Tensor) -> Tensor:
@@ -137,13 +171,6 @@ class Autoregressor(nn.Module):
         ]
         return self.condition_mlp(torch.stack(embedded).sum(0))
 
-    def empty_caches(self, batch: int, like: Tensor) -> list[KeyValueCache]:
-        num_heads = self.config.width // self.config.head_width
-        return [
-            KeyValueCache(batch, num_heads, self.schedule.num_tokens, self.config.head_width, like)
-            for _ in range(self.config.depth)
-        ]
-
     def no_conditions(self, batch: int) -> dict[str, Tensor]:
         """Conditions that ask for nothing."""
         return {name: self.levels_KD.new_full((batch,), -1, dtype=torch.long) for name in self.cardinalities}
@@ -171,12 +198,29 @@ class ConditionedBlock(nn.Module):
         x_BLD: Tensor,
         condition_BD: Tensor,
         shared_BMD: Tensor | None,
+        *,
+        sight: Sight,
+        angles_Le: Tensor | None,
+        keep_B: Tensor | None,
+    ) -> Tensor:
+        """Training: every token of every scale."""
+        modulation_BMD = self.modulation_of(condition_BD, shared_BMD)
+        return self.transform(x_BLD, modulation_BMD, sight=sight, angles_Le=angles_Le, keep_B=keep_B)
+
+    def modulation_of(self, condition_BD: Tensor, shared_BMD: Tensor | None) -> Tensor:
+        """(B, MODULATIONS, D)."""
+        return self.modulation(condition_BD) if shared_BMD is None else shared_BMD + self.modulation_MD
+
+    def transform(
+        self,
+        x_BLD: Tensor,
+        modulation_BMD: Tensor,
+        *,
         sight: Sight | None = None,
         cache: KeyValueCache | None = None,
         angles_Le: Tensor | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
-        modulation_BMD = self.modulation(condition_BD) if shared_BMD is None else shared_BMD + self.modulation_MD
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = modulation_BMD[:, :, None].unbind(1)
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]

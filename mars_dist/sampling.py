@@ -1,6 +1,7 @@
-"""From conditions to codes, scale by scale: guidance, top-k, top-p, and a generator for each sample.
+"""From conditions to codes, scale by scale: guidance, top-k, top-p, and noise of its own for each sample.
 
-Suffixes: B batch, k the tokens of one scale, V codebook size, C code width, L tokens over all scales.
+Suffixes: B batch, k the codes of one scale, V codebook size, M the likeliest of them, C code width, L codes over all
+scales.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mars_dist import noise
 from mars_dist.autoregressor import Autoregressor, Conditions
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.scales import ScaleSchedule
@@ -90,45 +92,51 @@ def sample_codes(
 ) -> Tensor:
     """Codes (B, L). The noise of a sample depends on (config.seed, its id) alone, not on its batch."""
     batch, scales = len(ids), config.per_scale(model.schedule)
-    # torch's CPU generator reads the lower 32 bits of a seed alone.
-    generators = [torch.Generator().manual_seed((config.seed * 1_000_003 + i) % 2**32) for i in ids]
+    keys_B = noise.keys(config.seed, ids).to(quantizer.codebook_Rc.device)
     guided = any(scale.guidance > 0 for scale in scales)
     if guided:
         nothing = model.no_conditions(batch)
         conditions = {name: torch.cat([conditions[name], nothing[name]]) for name in nothing}
-    condition_BD = model.condition(conditions)
-    caches = model.empty_caches(len(condition_BD), like=condition_BD)
+    begun = model.begin(conditions)
 
     def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
         inputs_BkC = quantizer.next_input(k, f_hat_BChw) if k else None
         if inputs_BkC is not None and guided:
             inputs_BkC = torch.cat([inputs_BkC, inputs_BkC])
-        logits_BkV = model.predict_scale(k, inputs_BkC, condition_BD, caches).float()
+        logits_BkV = model.predict_scale(k, inputs_BkC, begun).float()
         if guided:
             t = scales[k].guidance
             asked_BkV, unasked_BkV = logits_BkV.chunk(2)
             logits_BkV = (1 + t) * asked_BkV - t * unasked_BkV
-        return draw(logits_BkV, scales[k], generators)
+        return draw(logits_BkV, scales[k], keys_B, quantizer.config.code_spans[k].start)
 
     return torch.cat([codes_Bk for codes_Bk, _ in quantizer.walk(choose, batch)], dim=1)
 
 
-def draw(logits_BkV: Tensor, scale: ScaleSampling, generators: list[torch.Generator]) -> Tensor:
-    """Codes (B, k) from the filtered distribution, by the Gumbel trick: one generator a sample."""
-    logits_BkV = keep_likely(logits_BkV / scale.temperature, scale.top_k, scale.top_p)
-    uniform_BkV = torch.stack([torch.rand(logits_BkV.shape[1:], generator=g) for g in generators])
-    gumbel_BkV = -(-uniform_BkV.clamp(min=1e-20).log()).log().to(logits_BkV.device)
-    return (logits_BkV + gumbel_BkV).argmax(-1)
+def draw(logits_BkV: Tensor, scale: ScaleSampling, keys_B: Tensor, start: int) -> Tensor:
+    """Codes (B, k) from the filtered distribution, by the Gumbel trick. `start`: the place of the first one among L.
+
+    The noise of a code depends on the sample's key, the place and the code alone, so it is made for likely ones only.
+    """
+    likely_BkM, codes_BkM = keep_likely(logits_BkV / scale.temperature, scale.top_k, scale.top_p)
+    _, num_codes, size = logits_BkV.shape
+    places_k1 = torch.arange(start, start + num_codes, device=logits_BkV.device)[:, None]
+    uniform_BkM = noise.uniform(keys_B[:, None, None], places_k1 * size + codes_BkM)
+    gumbel_BkM = -(-uniform_BkM.clamp(min=1e-20).log()).log()
+    return codes_BkM.gather(-1, (likely_BkM + gumbel_BkM).argmax(-1, keepdim=True))[..., 0]
 
 
-def keep_likely(logits_BkV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Minus infinity for all but the top_k codes, then for all but the fewest that hold top_p of what is left."""
-    if 0 < top_k < logits_BkV.shape[-1]:
-        least_Bk1 = logits_BkV.topk(top_k, dim=-1).values[..., -1:]
-        logits_BkV = logits_BkV.masked_fill(logits_BkV < least_Bk1, -torch.inf)
+def keep_likely(logits_BkV: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """The logits of the top_k likeliest codes (B, k, M), and which codes they are.
+
+    Minus infinity for all but the fewest of them that hold top_p of what is left.
+    """
+    size = logits_BkV.shape[-1]
+    num_likely = min(top_k or size, size)
+    if num_likely == size and top_p == 1:
+        return logits_BkV, torch.arange(size, device=logits_BkV.device).expand_as(logits_BkV)
+    likely_BkM, codes_BkM = logits_BkV.topk(num_likely)
     if top_p < 1:
-        sorted_BkV, order_BkV = logits_BkV.sort(dim=-1, descending=True)
-        share_BkV = sorted_BkV.softmax(-1)
-        unlikely_BkV = share_BkV.cumsum(-1) - share_BkV >= top_p
-        logits_BkV = logits_BkV.masked_fill(unlikely_BkV.gather(-1, order_BkV.argsort(-1)), -torch.inf)
-    return logits_BkV
+        share_BkM = likely_BkM.softmax(-1)
+        likely_BkM = likely_BkM.masked_fill(share_BkM.cumsum(-1) - share_BkM >= top_p, -torch.inf)
+    return likely_BkM, codes_BkM

@@ -50,12 +50,11 @@ def test_step_by_step_is_teacher_forcing(
 ) -> None:
     forced_BLV = model(quantizer.next_inputs(codes_BL), CONDITIONS)
     assert forced_BLV.shape == (3, TOKENIZER.schedule.num_tokens, 16)
-    condition_BD = model.condition(CONDITIONS)
-    caches = model.empty_caches(3, like=condition_BD)
+    begun = model.begin(CONDITIONS)
 
     def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
         inputs_BkC = quantizer.next_input(k, f_hat_BChw) if k else None
-        logits_BkV = model.predict_scale(k, inputs_BkC, condition_BD, caches)
+        logits_BkV = model.predict_scale(k, inputs_BkC, begun)
         torch.testing.assert_close(logits_BkV, forced_BLV[:, SPANS[k]], rtol=0, atol=1e-4)
         return codes_BL[:, SPANS[k]]
 

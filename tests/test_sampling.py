@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mars_dist.autoregressor import Autoregressor, Conditions
+from mars_dist import noise
+from mars_dist.autoregressor import Autoregressor, Begun, Conditions
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
-from mars_dist.layers import KeyValueCache
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.sampling import SamplingConfig, ScaleSampling, draw, keep_likely, sample_codes
 from mars_dist.scales import Size
@@ -25,12 +25,10 @@ CONDITIONS = {"pitch": torch.tensor([3, -1, 7]), "source": torch.tensor([0, 1, -
 class Watched(Autoregressor):
     """Remembers what it was shown."""
 
-    def predict_scale(
-        self, k: int, inputs_BkC: Tensor | None, condition_BD: Tensor, caches: list[KeyValueCache]
-    ) -> Tensor:
+    def predict_scale(self, k: int, inputs_BkC: Tensor | None, begun: Begun) -> Tensor:
         self.shown = [*getattr(self, "shown", []), inputs_BkC]
-        self.num_rows = len(condition_BD)
-        return super().predict_scale(k, inputs_BkC, condition_BD, caches)
+        self.num_rows = len(begun.condition_BD)
+        return super().predict_scale(k, inputs_BkC, begun)
 
 
 def opinionated(model: Watched) -> Watched:
@@ -182,24 +180,25 @@ def test_the_filters_keep_what_a_plain_search_keeps(logits: list[float], top_k: 
         assume(abs(held - top_p) > 1e-5)
         if held < top_p:
             kept.append(i)
-    found_V = keep_likely(torch.tensor(logits)[None, None], top_k, top_p)[0, 0]
-    assert found_V.isfinite().nonzero().flatten().tolist() == sorted(kept)
-    assert all(found_V[i] == logits[i] for i in kept)
+    likely_11M, codes_11M = keep_likely(torch.tensor(logits)[None, None], top_k, top_p)
+    found = {int(i): float(x) for i, x in zip(codes_11M[0, 0], likely_11M[0, 0], strict=True) if x.isfinite()}
+    assert found == {i: pytest.approx(logits[i]) for i in kept}
 
 
 def test_each_token_is_filtered_by_itself() -> None:
     logits_BkV = torch.randn(2, 3, 16)
-    together_BkV = keep_likely(logits_BkV, 8, 0.7)
+    together = keep_likely(logits_BkV, 8, 0.7)
     for b in range(2):
         for i in range(3):
-            assert torch.equal(keep_likely(logits_BkV[b : b + 1, i : i + 1], 8, 0.7)[0, 0], together_BkV[b, i])
+            for alone, of_all in zip(keep_likely(logits_BkV[b : b + 1, i : i + 1], 8, 0.7), together, strict=True):
+                assert torch.equal(alone[0, 0], of_all[b, i])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_codes_are_drawn_in_proportion(temperature: float) -> None:
     logits_V = torch.tensor([0.0, 1.0, 2.0, -1.0, -20.0])
     scale = ScaleSampling(guidance=0, temperature=temperature, top_k=0, top_p=1.0)
-    drawn = draw(logits_V.expand(2, 20_000, 5), scale, [torch.Generator().manual_seed(i) for i in range(2)])
+    drawn = draw(logits_V.expand(2, 20_000, 5), scale, noise.keys(0, range(2)), 0)
     for drawn_k in drawn:
         share_V = torch.bincount(drawn_k, minlength=5) / 20_000
         torch.testing.assert_close(share_V, (logits_V / temperature).softmax(-1), rtol=0, atol=0.015)
@@ -207,7 +206,7 @@ def test_codes_are_drawn_in_proportion(temperature: float) -> None:
 
 def test_what_is_filtered_is_never_drawn() -> None:
     scale = ScaleSampling(guidance=0, temperature=1, top_k=2, top_p=1)
-    drawn = draw(torch.zeros(1, 5000, 6) + torch.arange(6) / 10, scale, [torch.Generator()])
+    drawn = draw(torch.zeros(1, 5000, 6) + torch.arange(6) / 10, scale, noise.keys(0, [0]), 0)
     assert set(drawn.flatten().tolist()) == {4, 5}
 
 
