@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-cluster check lock golden embeddings
+.PHONY: help quickstart test test-cluster bench check lock golden embeddings
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -12,11 +12,15 @@ help:  ## this list
 quickstart: .venv  ## from nothing to sound: renders notes, trains both stages, samples
 	$(BIN)/mars quickstart
 
+# Ray's tests in one process, all others in another.
 test: .venv  ## all tests but the long ones of clusters
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 test-cluster: .venv  ## clusters, jobs, sweeps; nodes and hosts that are lost (root, for network namespaces)
 	$(BIN)/pytest -m cluster
+
+bench: .venv  ## how fast everything is here, into docs/benchmarks; nothing else should run beside it
+	$(BIN)/python benchmarks/bench.py --out bench
 
 check: .venv  ## lint, format, types
 	$(BIN)/ruff check

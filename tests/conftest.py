@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -54,6 +55,21 @@ STEPS = TrainConfig(
     validation_rows=4,
 )
 OPTIM = OptimConfig(lr=2e-3, warmup_steps=4, ema=0.9)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where two processes share the tests, one has all of tests/distributed: there is one runtime of Ray.
+
+    (The mark xdist_group does nothing with pytest 9 and pytest-xdist 3.8.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRuntime(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith("tests/distributed/") else nodeid
+
+    return OneRuntime(config, log)
 
 
 @pytest.fixture(scope="session")

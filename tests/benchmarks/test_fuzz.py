@@ -3,26 +3,15 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from time import sleep
-from types import ModuleType
 
+import fuzz
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def fuzz() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield import_module("fuzz")
-    sys.path.remove(str(BENCHMARKS))
 
 
 def test_no_harmed_file_brings_a_reader_down(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "fuzz.py", "--inputs", "2200", "--seed", "1", "--keep", tmp_path]
+    command = [sys.executable, fuzz.__file__, "--inputs", "2200", "--seed", "1", "--keep", tmp_path]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
     rows = [line.split("|") for line in ended.stdout.splitlines() if line.startswith("| ")][1:]
@@ -31,7 +20,7 @@ def test_no_harmed_file_brings_a_reader_down(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [IndexError("x"), AssertionError("x"), MemoryError("x"), ValueError("two\nlines")])
-def test_what_brings_a_reader_down_is_found_and_kept(fuzz: ModuleType, error: Exception) -> None:
+def test_what_brings_a_reader_down_is_found_and_kept(error: Exception) -> None:
     def read(content: bytes) -> None:
         if content != b"hello":
             raise error
@@ -41,7 +30,7 @@ def test_what_brings_a_reader_down_is_found_and_kept(fuzz: ModuleType, error: Ex
     assert refused == (1 if isinstance(error, ValueError) else 0)
 
 
-def test_a_reader_that_hangs_is_found(fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "SECONDS", 1)
     fuzz.signal.signal(fuzz.signal.SIGALRM, fuzz.late)
     reader = fuzz.Reader(lambda content: sleep(60) if content != b"hello" else None, (b"hello",), "")

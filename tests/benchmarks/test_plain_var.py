@@ -1,12 +1,8 @@
 """The opponent of the speed benchmarks: VAR's size, and our own transformer's figures with the same weights."""
 
-import sys
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import plain_var
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,15 +15,7 @@ SIDES = (1, 2, 3, 5)
 
 
 @pytest.fixture
-def plain_var() -> Iterator[ModuleType]:
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield import_module("plain_var")
-    sys.path.remove(folder)
-
-
-@pytest.fixture
-def plain(plain_var: ModuleType) -> Any:
+def plain() -> Any:
     torch.manual_seed(0)
     config = plain_var.PlainConfig(SIDES, depth=2, code_width=8, codebook_size=32, num_classes=10)
     return shaken(plain_var.PlainVar(config))
@@ -41,7 +29,7 @@ def shaken(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_it_has_the_neighbours_parameter_count(plain_var: ModuleType) -> None:
+def test_it_has_the_neighbours_parameter_count() -> None:
     with torch.device("meta"):
         model = plain_var.PlainVar(plain_var.PlainConfig())
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(41.3e6, rel=1e-3)

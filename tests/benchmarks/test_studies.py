@@ -1,13 +1,15 @@
 """The studies, on a few short notes and steps: their trials, their variants and their tables."""
 
-import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
+import against_var
+import autoregressor_options
+import cmx
 import numpy as np
 import pytest
+import schedules
+import tokenizer_options
+import trial
 
 from mars_dist import pictures
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerConfig, TokenizerRunConfig
@@ -20,21 +22,7 @@ from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 
 
-@pytest.fixture(autouse=True, scope="module")
-def importable() -> Iterator[None]:
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield
-    sys.path.remove(folder)
-
-
-@pytest.fixture
-def trial() -> ModuleType:
-    return import_module("trial")
-
-
 def test_a_trial_trains_both_stages_and_measures_them_once(
-    trial: ModuleType,
     tokenizer_config: TokenizerRunConfig,
     autoregressor_config: AutoregressorRunConfig,
     short_pictures: str,
@@ -54,7 +42,7 @@ def test_a_trial_trains_both_stages_and_measures_them_once(
     assert (tmp_path / "result.json").stat().st_mtime_ns == written
 
 
-def test_a_table_has_means_and_half_ranges(trial: ModuleType) -> None:
+def test_a_table_has_means_and_half_ranges() -> None:
     rows = [("ours", [{"mse": 1.0}, {"mse": 2.0}]), ("theirs", [{"mse": 3.0}])]
     assert trial.table(rows, ["mse"]).splitlines() == [
         "| | mse |",
@@ -66,22 +54,18 @@ def test_a_table_has_means_and_half_ranges(trial: ModuleType) -> None:
 
 def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
     """Each with a folder of its own: a study that is run again finds its results by it."""
-    studies = {name: import_module(name) for name in ("tokenizer_options", "autoregressor_options", "schedules")}
     made = {
-        name: [study.trial(tmp_path, tmp_path, steps, option, seed) for option in options for seed in (0, 1)]
-        for (name, study), (steps, options) in zip(
-            studies.items(),
-            [
-                (700, studies["tokenizer_options"].OPTIONS),
-                (1200, studies["autoregressor_options"].OPTIONS),
-                ((700, 1200), studies["schedules"].variants(TINY.tokenizer.tokenizer)),
-            ],
-            strict=True,
+        study.__name__: [study.trial(tmp_path, tmp_path, steps, option, seed) for option in options for seed in (0, 1)]
+        for study, steps, options in (
+            (tokenizer_options, 700, tokenizer_options.OPTIONS),
+            (autoregressor_options, 1200, autoregressor_options.OPTIONS),
+            (schedules, (700, 1200), schedules.variants(TINY.tokenizer.tokenizer)),
         )
     }
-    var = import_module("against_var")
     made["against_var"] = [
-        var.trial(tmp_path, tmp_path, (700, 1200), rate, side, 0) for side in var.SIDES for rate in var.RATES
+        against_var.trial(tmp_path, tmp_path, (700, 1200), rate, side, 0)
+        for side in against_var.SIDES
+        for rate in against_var.RATES
     ]
     assert {name: len(trials) for name, trials in made.items()} == {
         "tokenizer_options": 30,
@@ -94,7 +78,7 @@ def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
 
 
 def test_plain_var_has_nothing_of_ours() -> None:
-    plain = import_module("against_var").plain_var(TINY)
+    plain = against_var.plain_var(TINY)
     assert (plain.tokenizer.codebook.start_step, plain.tokenizer.codebook.restart_every) == (0, 0)
     assert (plain.tokenizer.loss.l1, plain.tokenizer.loss.spectral_convergence) == (0, 0)
     assert plain.autoregressor.autoregressor.corrupt_codes == 0
@@ -103,7 +87,7 @@ def test_plain_var_has_nothing_of_ours() -> None:
 
 
 def test_schedules_spend_the_same_latent_tokens() -> None:
-    variants = import_module("schedules").variants(TINY.tokenizer.tokenizer)
+    variants = schedules.variants(TINY.tokenizer.tokenizer)
     assert len(variants) == 9
     for settings in variants.values():
         assert settings.schedule.latent_grid.area == 64
@@ -112,15 +96,15 @@ def test_schedules_spend_the_same_latent_tokens() -> None:
 
 
 def test_cutting_keeps_the_low_bins(short_notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, one = import_module("cmx"), Size(1, 1)
+    one = Size(1, 1)
     low = SpectrogramConfig(sample_rate=8000, num_samples=1000, n_fft=64, hop=50, cmx=one)
-    monkeypatch.setattr(study, "LOWER_HALF", low)
+    monkeypatch.setattr(cmx, "LOWER_HALF", low)
     whole, config = tmp_path / "whole", SpectrogramConfig(num_samples=2000, n_fft=128, hop=100, cmx=one)
     jobs = pictures.plan(read_source(short_notes).splits.values(), shard_rows=8)
     made = [pictures.make_shard(job, Folder.open(whole), config) for job in jobs]
     shards = tuple(one.shard for one in made)
     DatasetInfo("pictures", config, pictures.arrays(config), shards, source="short notes").save(Folder.open(whole))
-    study.keep_lower_half(str(whole), tmp_path / "cut")
+    cmx.keep_lower_half(str(whole), tmp_path / "cut")
     for split, num_notes in {"train": 12, "valid": 4, "test": 3}.items():
         rows = Rows(str(tmp_path / "cut"), split)
         assert rows.info.spectrogram == low and rows.num_rows == num_notes
@@ -132,7 +116,6 @@ def test_cutting_keeps_the_low_bins(short_notes: Path, tmp_path: Path, monkeypat
     )
     run = TokenizerRunConfig(spectrogram=low, tokenizer=settings)
     save_tokenizer(tmp_path / "tokenizer", Tokenizer(settings, low).state_dict(), run, {})
-    trial = import_module("trial")
     measured = trial.reconstruct(
         trial.Trial("cut", tmp_path, str(tmp_path / "cut"), run, whole=str(whole)), np.arange(4)
     )

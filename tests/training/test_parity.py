@@ -24,7 +24,7 @@ WITH_OPTIONS = ("tokenizer_with_options", "autoregressor_with_options")
 CLASSIFIER = "trained_classifier"
 """It remembers nothing from step to step, so its gradients tell enough."""
 
-RunWorkers = Callable[..., list[int]]
+RunWorkers = Callable[..., list[int | None]]
 Losses = Callable[[Plan], list[float]]
 State = Callable[[Plan], dict[str, torch.Tensor]]
 
@@ -57,7 +57,7 @@ def test_golden_losses(one: Plan, losses: Losses) -> None:
 @pytest.mark.parametrize("any_one", [*STAGES, *WITH_OPTIONS, CLASSIFIER], indirect=True)
 def test_gradients_of_two_workers_are_those_of_one(any_one: Plan, run_workers: RunWorkers, tmp_path: Path) -> None:
     plan = replace(any_one, folder=tmp_path / "run")
-    run_workers(plan, 2, "--gradients", str(tmp_path / "2.pt"))
+    run_workers(plan, 2, gradients=tmp_path / "2.pt")
     require_near(torch.load(tmp_path / "2.pt"), gradients_here(plan))
 
 
@@ -75,7 +75,7 @@ def test_gradients_of_workers_with_unequal_shares_are_those_of_one(
 ) -> None:
     """Four rows for three of them."""
     plan = replace(tokenizer_with_options, folder=tmp_path / "run")
-    run_workers(plan, 3, "--gradients", str(tmp_path / "3.pt"))
+    run_workers(plan, 3, gradients=tmp_path / "3.pt")
     require_near(torch.load(tmp_path / "3.pt"), gradients_here(plan))
 
 
@@ -110,7 +110,7 @@ def test_two_workers_train_like_one_even_when_killed_half_way(
     assert run_workers(undisturbed, 2) == [0, 0]
     np.testing.assert_allclose(losses(undisturbed), losses(any_one), rtol=1e-3)
 
-    assert run_workers(killed, 2, "--die-at", "10") == [-9, -9]
+    assert run_workers(killed, 2, die_at=10) == [-9, -9]
     assert not (killed.folder / "training" / "step_00000020").exists()
     shutil.copytree(killed.folder, moved.folder)
     assert run_workers(killed, 2) == [0, 0]
@@ -126,7 +126,7 @@ def test_any_number_of_workers_goes_on_from_the_same_weights(
 ) -> None:
     """From what one worker has saved, bit for bit."""
     for world_size in (1, 2, 4):
-        run_workers(tokenizer_with_options, world_size, "--resumed", str(tmp_path / f"{world_size}.pt"))
+        run_workers(tokenizer_with_options, world_size, resumed=tmp_path / f"{world_size}.pt")
     loaded = [torch.load(tmp_path / f"{world_size}.pt") for world_size in (1, 2, 4)]
     for other in loaded[1:]:
         require_same(other, loaded[0])
@@ -142,7 +142,7 @@ def test_replicas_and_recomputed_activations_train_the_same_model(
     assert run_workers(plan, 2) == [0, 0]
     np.testing.assert_allclose(losses(plan), losses(any_one), rtol=1e-3)
     again = replace(plan, folder=tmp_path / "again")
-    run_workers(again, 2, "--gradients", str(tmp_path / "2.pt"))
+    run_workers(again, 2, gradients=tmp_path / "2.pt")
     require_near(torch.load(tmp_path / "2.pt"), gradients_here(replace(any_one, folder=tmp_path / "here")))
 
 
@@ -155,7 +155,7 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
     killed = replace(any_one, folder=tmp_path / "killed")
-    assert run_workers(killed, 1, "--die-at", "10") == [-9]
+    assert run_workers(killed, 1, die_at=10) == [-9]
     train_here(killed)
     assert losses(killed) == losses(any_one)
     require_same(final_state(killed), final_state(any_one))

@@ -31,7 +31,7 @@ from mars_dist.training.safe_reading import Planner
 from mars_dist.training.tokenizer_stage import TokenizerStage
 from mars_dist.training.watchdog import watchdog
 
-RunWorkers = Callable[..., list[int]]
+RunWorkers = Callable[..., list[int | None]]
 State = Callable[[Plan], dict[str, torch.Tensor]]
 TrainHere = Callable[[Plan], None]
 
@@ -98,7 +98,7 @@ def test_two_workers_stop_after_the_same_step_and_go_on(
     """One of them is told."""
     undisturbed, stopped = (replace(tokenizer_plan, folder=tmp_path / name) for name in ("undisturbed", "stopped"))
     assert run_workers(undisturbed, 2) == [0, 0]
-    assert run_workers(stopped, 2, "--stop-at", "6") == [0, 0]
+    assert run_workers(stopped, 2, stop_at=6) == [0, 0]
     assert checkpoints(stopped) == ["step_00000007"] and len(read_metrics(stopped.folder, "train")) == 7
     assert run_workers(stopped, 2) == [0, 0]
     require_same_end(stopped, undisturbed, final_state)

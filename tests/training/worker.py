@@ -1,15 +1,9 @@
-"""One worker of a training without Ray, as a process of its own: `worker.py PLAN RANK WORLD_SIZE STORE [--die-at N]`.
+"""One worker of a training without Ray, in a process of its own."""
 
-With --gradients FILE it writes the gradients of the first step instead of training, with --resumed FILE the weights
-that it goes on from. With --stop-at N the last rank is
-told to stop once it has done N steps. Training that fails exits with 3 and leaves failed-RANK.txt in the run's folder.
-"""
-
-import argparse
-import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,22 +17,34 @@ from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun, Wish
 
 
-class DyingRun(LocalRun):
-    """Killed for real, right after it has saved the given step."""
+@dataclass(frozen=True)
+class Asked:
+    """What a worker is to do, other than train to the end."""
 
     die_at: int | None = None
+    """Killed for real, right after it has saved this step."""
     stop_at: int | None = None
-    steps = 0
+    """The last rank is told to stop once it has done so many steps."""
+    gradients: Path | None = None
+    """Write those of the first step here instead of training."""
+    resumed: Path | None = None
+    """Write the weights that training would go on from here instead."""
+
+
+class DisturbedRun(LocalRun):
+    def __init__(self, folder: Path, asked: Asked) -> None:
+        super().__init__(folder)
+        self.asked, self.steps = asked, 0
 
     def wish(self) -> Wish:
-        if self.steps == self.stop_at and self.rank == self.world_size - 1:
+        if self.steps == self.asked.stop_at and self.rank == self.world_size - 1:
             self.stop.set()
         self.steps += 1
         return super().wish()
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         super().save(step, write, metrics)
-        if step == self.die_at:
+        if step == self.asked.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -59,37 +65,24 @@ def resumed_weights(plan: Plan, run: LocalRun) -> dict[str, torch.Tensor]:
     return averages | {name: sharding.whole(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("rank", type=int)
-    parser.add_argument("world_size", type=int)
-    parser.add_argument("store")
-    parser.add_argument("--die-at", type=int)
-    parser.add_argument("--stop-at", type=int)
-    parser.add_argument("--gradients", type=Path)
-    parser.add_argument("--resumed", type=Path)
-    options = parser.parse_args()
+def work(plan: Plan, rank: int, world_size: int, scratch: Path, asked: Asked) -> None:
+    """Exits with 3 where training fails, which leaves failed-RANK.txt in the run's folder."""
+    with open(scratch / f"errors-{rank}.txt", "w") as errors:
+        os.dup2(errors.fileno(), 2)
     torch.set_num_threads(1)
-    store = dist.FileStore(options.store, options.world_size)
-    dist.init_process_group("gloo", store=store, rank=options.rank, world_size=options.world_size)
-    plan = Plan.from_plain(json.loads(options.plan.read_text()))
-    run = DyingRun(plan.folder)
-    run.die_at, run.stop_at = options.die_at, options.stop_at
-    if path := options.gradients or options.resumed:
-        tensors = first_gradients(plan, run) if options.gradients else resumed_weights(plan, run)
-        if options.rank == 0:
+    store = dist.FileStore(str(scratch / "store"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    run = DisturbedRun(plan.folder, asked)
+    if path := asked.gradients or asked.resumed:
+        tensors = first_gradients(plan, run) if asked.gradients else resumed_weights(plan, run)
+        if rank == 0:
             torch.save(tensors, path)
     else:
         try:
             plan.train(run)
         except TrainingFailed as failure:
-            (plan.folder / f"failed-{run.rank}.txt").write_text(str(failure))
+            (plan.folder / f"failed-{rank}.txt").write_text(str(failure))
             os._exit(3)
     dist.destroy_process_group()
     # Gloo's threads may still hold tensors of the last exchange: freeing them while the interpreter ends would abort.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
