@@ -39,10 +39,10 @@ def ours_of(plain: PlainConfig) -> tuple[AutoregressorConfig, TokenizerConfig]:
     return autoregressor, tokenizer
 
 
-def data(plain: PlainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def data(plain: PlainConfig, batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs (B, L - 1, C) and codes (B, L)."""
-    inputs_BLC = torch.randn(BATCH, plain.num_tokens - 1, plain.code_width)
-    return inputs_BLC, torch.randint(plain.codebook_size, (BATCH, plain.num_tokens))
+    inputs_BLC = torch.randn(batch, plain.num_tokens - 1, plain.code_width)
+    return inputs_BLC, torch.randint(plain.codebook_size, (batch, plain.num_tokens))
 
 
 def plain_step(dtype: torch.dtype) -> Call:
@@ -62,15 +62,15 @@ def plain_step(dtype: torch.dtype) -> Call:
     return step
 
 
-def our_step(precision: str) -> Call:
+def our_step(precision: str, shapes: PlainConfig = PLAIN, batch: int = BATCH) -> Call:
     keep_freed_memory()
     run = LocalRun(".")  # type: ignore[arg-type]
-    config, tokenizer = ours_of(PLAIN)
-    model = Autoregressor(config, tokenizer, {"class": PLAIN.num_classes})
+    config, tokenizer = ours_of(shapes)
+    model = Autoregressor(config, tokenizer, {"class": shapes.num_classes})
     sharding.shard(model, TrainConfig(precision=precision), run.device)  # type: ignore[arg-type]
     optimizer, average = make_optimizer(model, OptimConfig(lr=1e-4)), MovingAverage(model, 0.999)
-    inputs_BLC, codes_BL = data(PLAIN)
-    conditions = {"class": torch.arange(BATCH)}
+    inputs_BLC, codes_BL = data(shapes, batch)
+    conditions = {"class": torch.arange(batch)}
 
     def step() -> None:
         model(inputs_BLC, conditions, codes_BL=codes_BL).mean().backward()
@@ -91,7 +91,7 @@ def main() -> None:
     rows = [row(name, found) for name in set_ups]
     columns = ["", "step", "of plain's float32", "of plain's bf16", "of a matrix product's rate", "peak", "of plain's"]
     settings = f"Depth {PLAIN.depth}, {PLAIN.num_tokens} tokens, batch {BATCH}, 2 threads, {given.rounds} rounds"
-    tell(Table("Autoregressor, a training step", settings, columns, rows), given)
+    tell(given, Table("Autoregressor, a training step", settings, columns, rows))
 
 
 def row(name: str, found: dict[str, Times]) -> list[str]:

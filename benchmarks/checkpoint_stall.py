@@ -9,15 +9,14 @@ does not depend on the batch. While one is sent the next steps go on, as in any 
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from check import prepare
 from kills import MARS
+from side_by_side import Table, options, tell
 
-from mars_dist.quickstart import cpu
 from mars_dist.training.journal import read_metrics
 
 PRESETS = ("debug", "tiny", "small")
@@ -39,23 +38,20 @@ def stalls(words: Sequence[object], run: Path) -> tuple[list[float], int]:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--notes", type=Path, required=True, help="an NSynth folder, such as quickstart/notes")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    print(f"{cpu()}, {WORKERS} workers, checkpoints to a disk of this machine\n")
-    print("| | MB of a checkpoint | stall, median | longest | share of a minute, median |")
-    print("|---|--:|--:|--:|--:|")
+    given, rows = options(__doc__, with_notes=True), []
     for name in PRESETS:
-        home = options.out.absolute() / name
-        prepare(name, options.notes.absolute(), home)
+        home = given.out / name
+        prepare(name, given.notes, home)
         codes = ["--tokenizer", home / "tokenizer", "--data", home / "codes"]
         born = ["--codebook.start-step", 0]
         for words in (["train-tokenizer", name, "--data", home / "pictures", *born], ["train-ar", name, *codes]):
             seconds, size = stalls(words, home / "run")
             usual, longest = median(seconds), max(seconds)
-            row = f"| {words[0]} {name} | {size / MB:.0f} | {usual:.2f} s | {longest:.2f} s | {usual / MINUTE:.1%} |"
-            print(row, flush=True)
+            what = f"{words[0]} {name}"
+            rows.append([what, f"{size / MB:.0f}", f"{usual:.2f} s", f"{longest:.2f} s", f"{usual / MINUTE:.1%}"])
+    columns = ["", "MB of a checkpoint", "stall, median", "longest", "share of a minute, median"]
+    settings = f"{WORKERS} workers, {STEPS // EVERY} checkpoints to a disk of this machine"
+    tell(given, Table("Checkpoints", settings, columns, rows))
 
 
 if __name__ == "__main__":

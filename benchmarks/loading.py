@@ -1,18 +1,19 @@
 """How fast shuffled batches are read, and what a window of them takes, by the number of rows in a row group.
 
-    python benchmarks/loading.py --data quickstart/pictures --out loading
+    python benchmarks/loading.py --notes quickstart/notes --out /tmp/loading
 
 The same notes are written with other row groups, then read as training reads them, by one worker.
 """
 
 import shutil
-from argparse import ArgumentParser
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
 import torch
+from check import prepare
+from side_by_side import Table, options, tell
 
 from mars_dist import dataset
 from mars_dist.config import TrainConfig
@@ -21,7 +22,7 @@ from mars_dist.storage import Folder
 from mars_dist.training.batches import Batches
 
 SIZES = (16, 32, 64, 128, 256)
-BATCH = 32
+BATCH, WINDOW = 32, TrainConfig().shuffle_rows
 MIB = 2**20
 
 
@@ -58,31 +59,53 @@ def seconds_a_row(data: Path, columns: list[str], window_rows: int, rounds: int)
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--data", required=True, help="a data set of pictures or codes")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    given, rows = options(__doc__, with_notes=True), []
     torch.set_num_threads(1)
-    window_rows = TrainConfig().shuffle_rows
-    print(f"Windows of about {window_rows} rows.\n")
-    print("| rows in a group | bytes of a row | KiB of a group | µs to read a row | MiB of a window |")
-    print("|--:|--:|--:|--:|--:|")
-    for num_rows in SIZES:
-        shutil.rmtree(options.out, ignore_errors=True)
-        dataset.ROWS_IN_GROUP = 64
-        rewrite(options.data, options.out, num_rows)
-        rows = Rows(options.out, "train")
-        array = rows.info.arrays[0]
-        raw = np.dtype(array.dtype).itemsize * int(np.prod(array.shape))
-        stored = sum((options.out / name).stat().st_size for name in {group.shard for group in rows.groups})
-        groups = max(1, round(window_rows / num_rows)) + 2
-        micros = 1e6 * seconds_a_row(options.out, [array.name], window_rows, options.rounds)
-        print(
-            f"| {num_rows} | {stored / rows.num_rows:.0f} | {stored / rows.num_rows * num_rows / 1024:.0f} | "
-            f"{micros:.0f} | {groups * num_rows * raw / MIB:.1f} |",
-            flush=True,
-        )
+    prepare("tiny", given.notes, given.out / "tiny")
+    for kind in ("pictures", "codes"):
+        for num_rows in SIZES:
+            rows.append([kind, *row(str(given.out / "tiny" / kind), given.out / "rewritten", num_rows, given.rounds)])
+    columns = [
+        "",
+        "rows in a group",
+        "bytes of a row",
+        "KiB of a group",
+        "\u00b5s to read a row",
+        "of it a copy",
+        "MiB of a window",
+    ]
+    settings = f"Batches of {BATCH}, windows of about {WINDOW} rows, one thread, {given.rounds} rounds"
+    tell(given, Table("Reading shuffled batches", settings, columns, rows))
+
+
+def row(data: str, out: Path, num_rows: int, rounds: int) -> list[str]:
+    shutil.rmtree(out, ignore_errors=True)
+    dataset.ROWS_IN_GROUP = 64
+    rewrite(data, out, num_rows)
+    rows = Rows(out, "train")
+    array = rows.info.arrays[0]
+    raw = np.dtype(array.dtype).itemsize * int(np.prod(array.shape))
+    stored = sum((out / name).stat().st_size for name in {group.shard for group in rows.groups})
+    groups = max(1, round(WINDOW / num_rows)) + 2
+    seconds = seconds_a_row(out, [array.name], WINDOW, rounds)
+    return [
+        str(num_rows),
+        f"{stored / rows.num_rows:.0f}",
+        f"{stored / rows.num_rows * num_rows / 1024:.0f}",
+        f"{1e6 * seconds:.0f}",
+        f"{seconds_to_copy(raw * BATCH) / BATCH / seconds:.0%}",
+        f"{groups * num_rows * raw / MIB:.1f}",
+    ]
+
+
+def seconds_to_copy(num_bytes: int) -> float:
+    """The least that making a batch takes."""
+    batch, seconds = np.ones(num_bytes, np.uint8), []
+    for _ in range(100):
+        start = perf_counter()
+        batch.copy()
+        seconds.append(perf_counter() - start)
+    return median(seconds)
 
 
 if __name__ == "__main__":

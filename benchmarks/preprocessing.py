@@ -8,7 +8,6 @@ by then. Parts are timed in one thread, beside what bounds them: the least that 
 
 import io
 import shutil
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -20,6 +19,7 @@ from time import perf_counter
 import numpy as np
 import pyarrow as pa
 import torch
+from side_by_side import Table, options, tell
 
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
@@ -29,7 +29,6 @@ from mars_dist.distributed.cluster import over_cluster
 from mars_dist.memory import keep_freed_memory
 from mars_dist.pictures import NOTES_AT_ONCE, Job, Made, make_shard, plan, read_pictures
 from mars_dist.presets import TINY
-from mars_dist.quickstart import cpu
 from mars_dist.sources.read import read_source
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.storage import Folder
@@ -63,18 +62,18 @@ def rate(way: Way, jobs: list[Job], folder: Path, config: SpectrogramConfig) -> 
     return num / (perf_counter() - start)
 
 
-def rates(jobs: list[Job], out: Path, config: SpectrogramConfig, rounds: int) -> str:
+def rates(jobs: list[Job], out: Path, config: SpectrogramConfig, rounds: int) -> Table:
     ways: dict[str, Way] = {"two plain processes": plain, "Ray Data": over_cluster}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             found[name].append(rate(way, jobs, out / "rates", config))
     ratios = [ray / other for other, ray in zip(*found.values(), strict=True)]
-    lines = [
-        f"| {name} | {median(values):.0f} | {min(values):.0f} to {max(values):.0f} |" for name, values in found.items()
-    ]
-    lines.append(f"| Ray Data / plain | {median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
-    return "\n".join(["| | notes/s | rounds |", "|---|--:|--:|", *lines])
+    rows = [[name, f"{median(rate):.0f}", f"{min(rate):.0f} to {max(rate):.0f}"] for name, rate in found.items()]
+    rows.append(["Ray Data / plain", f"{median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"])
+    num = sum(len(job.part.entries) for job in jobs)
+    settings = f"{num:,} notes in {len(jobs)} shards, two processes of a thread each, {rounds} rounds"
+    return Table("Preprocessing: Ray Data and plain processes", settings, ["", "notes/s", "rounds"], rows)
 
 
 def timed(work: Callable[[], object], num: int) -> float:
@@ -87,7 +86,7 @@ def timed(work: Callable[[], object], num: int) -> float:
     return 1000 * median(seconds) / num
 
 
-def parts(job: Job, out: Path, config: SpectrogramConfig) -> str:
+def parts(job: Job, out: Path, config: SpectrogramConfig) -> Table:
     """What each step of a shard takes, and what bounds it."""
     one_thread()
     part, num = job.part, len(job.part.entries)
@@ -136,29 +135,18 @@ def parts(job: Job, out: Path, config: SpectrogramConfig) -> str:
             timed(lambda: io.BytesIO(shard).read(), num),
         ),
     }
-    lines = [f"| {name} | {ms:.3f} | {what} | {least:.3f} |" for name, (ms, what, least) in steps.items()]
+    found = [[name, f"{ms:.3f}", what, f"{least:.3f}"] for name, (ms, what, least) in steps.items()]
     total = timed(lambda: make_shard(job, folder, config), num)
-    return "\n".join(
-        [
-            "| part | ms a note | what bounds it | ms a note |",
-            "|---|--:|---|--:|",
-            *lines,
-            f"| a whole shard | {total:.3f} ({1000 / total:.0f} notes/s in one process) | | |",
-        ]
-    )
+    found.append(["a whole shard", f"{total:.3f} ({1000 / total:.0f} notes/s in one process)", "", ""])
+    names = ["part", "ms a note", "what bounds it", "ms a note"]
+    return Table("Preprocessing: the parts of a shard", "One thread, medians of 7", names, found)
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--notes", type=Path, required=True, help="a source, such as quickstart/notes")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    given = options(__doc__, rounds=5, with_notes=True)
     config = TINY.tokenizer.spectrogram
-    jobs = plan(read_source(options.notes).splits.values(), shard_rows=256)
-    print(f"{cpu()}, {sum(len(job.part.entries) for job in jobs):,} notes in {len(jobs)} shards\n")
-    print(parts(jobs[0], options.out / "parts", config), "\n")
-    print(rates(jobs, options.out, config, options.rounds))
+    jobs = plan(read_source(given.notes).splits.values(), shard_rows=128)
+    tell(given, parts(jobs[0], given.out / "parts", config), rates(jobs, given.out, config, given.rounds))
 
 
 if __name__ == "__main__":

@@ -118,9 +118,7 @@ class Table:
 
     def __str__(self) -> str:
         lines = [f"| {' | '.join(row)} |" for row in (self.columns, ["--:"] * len(self.columns), *self.rows)]
-        return "\n".join(
-            [f"### {self.title}", "", f"{self.settings}. {machine()}.", "", *lines, "", self.notes]
-        ).strip()
+        return "\n".join([f"### {self.title}", "", f"{self.settings}.", "", *lines, "", self.notes]).strip()
 
 
 def machine() -> str:
@@ -130,15 +128,21 @@ def machine() -> str:
     return f"{cpu()}, {amx}, {bf16}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def options(doc: str | None, rounds: int = 7) -> Namespace:
-    """--rounds and --json."""
+def options(doc: str | None, rounds: int = 7, with_notes: bool = False) -> Namespace:
+    """--rounds and --json, and what to measure on."""
     parser = ArgumentParser(description=(doc or "").split("\n")[0])
+    if with_notes:
+        absolute = lambda name: Path(name).absolute()  # noqa: E731
+        parser.add_argument("--notes", type=absolute, required=True, help="an NSynth folder, such as quickstart/notes")
+        parser.add_argument("--out", type=absolute, required=True, help="folder for what is made of them")
     parser.add_argument("--rounds", type=int, default=rounds, help="at least 5")
     parser.add_argument("--json", type=Path, help="where the same figures are written")
     return parser.parse_args()
 
 
-def tell(table: Table, given: Namespace) -> None:
-    print(table)
+def tell(given: Namespace, *tables: Table) -> None:
+    """Print what was found, and write it where --json says."""
+    print("\n\n".join(map(str, tables)))
     if given.json:
-        given.json.write_text(json.dumps(asdict(table) | {"machine": machine()}, indent=1))
+        found = {"machine": machine(), "tables": [asdict(table) for table in tables]}
+        given.json.write_text(json.dumps(found, indent=1))

@@ -1,0 +1,56 @@
+"""The benchmarks of speed: that contestants are timed in turns, and that what is told of them is what was found."""
+
+import json
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import growth
+import pytest
+import sampling
+import torch
+from side_by_side import Table, Times, product, take_turns, tell
+
+from mars_dist.sampling import keep_likely
+
+
+def test_contestants_are_timed_and_their_memory_is_known() -> None:
+    found = take_turns(
+        {"a": partial(product, torch.float32), "b": partial(product, torch.float32)}, rounds=3, threads=1
+    )
+    assert list(found) == ["a", "b"]
+    for times in found.values():
+        assert len(times.seconds) == 3 and min(times.seconds) > 0
+        assert times.peak_bytes >= 3 * 4 * 2048**2  # two factors and their product
+
+
+def test_a_ratio_is_the_median_over_the_rounds() -> None:
+    """Noise that meets both in a round counts for nothing."""
+    ours, theirs = Times([1.0, 10.0, 2.0]), Times([2.0, 20.0, 2.0])
+    assert ours.over(theirs) == 0.5 and ours.median == 2.0
+
+
+def test_the_same_figures_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("Steps", "2 threads", ["", "step"], [["ours", "0.5 s"]])
+    tell(Namespace(json=tmp_path / "found.json"), table, table)
+    assert "| ours | 0.5 s |" in capsys.readouterr().out
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert [str(Table(**one)) for one in written["tables"]] == [str(table)] * 2 and "torch" in written["machine"]
+
+
+def test_exponents() -> None:
+    assert growth.exponent([1, 2, 4], [5, 20, 80]) == pytest.approx(2)
+    assert growth.exponent([1, 10], [3, 30]) == pytest.approx(1)
+    assert [sum(side * side for side in growth.square(num)) for num in (170, 680)] == [pytest.approx(170, rel=0.1), 680]
+
+
+def test_plain_sampling_draws_what_ours_may_draw() -> None:
+    logits_BkV = 3 * torch.randn(2, 3, 500, generator=torch.Generator().manual_seed(0))
+    likely_BkM, codes_BkM = keep_likely(logits_BkV, sampling.SAMPLING.top_k, sampling.SAMPLING.top_p)
+    torch.manual_seed(0)
+    drawn = torch.stack([sampling.plain_draw(logits_BkV) for _ in range(300)])
+    for b in range(2):
+        for i in range(3):
+            kept = set(codes_BkM[b, i, likely_BkM[b, i].isfinite()].tolist())
+            found = set(drawn[:, b, i].tolist())
+            assert found <= kept and len(found) > len(kept) / 4
