@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed._composable import checkpoint
 
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
@@ -24,6 +23,7 @@ from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.batches import require_rows
+from mars_dist.training.recomputation import BLOCKS, recompute
 
 FLOAT32 = 4
 """Bytes."""
@@ -164,7 +164,7 @@ def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
             f"train.replicas: {workers} workers cannot be shared out among {train.replicas} replicas: choose a number "
             "of replicas that divides them, or another --workers"
         )
-    blocks = [num_parameters(part) for part in step.model.modules() if isinstance(part, sharding.BLOCKS)]
+    blocks = [num_parameters(part) for part in step.model.modules() if isinstance(part, BLOCKS)]
     large = [block for block in blocks if block >= sharding.LARGE]
     gathered = whole - sum(large) + 2 * max(large, default=0)
     shard = -(-whole // (workers // train.replicas)) * FLOAT32
@@ -199,9 +199,7 @@ def as_trained(model: nn.Module, train: TrainConfig) -> nn.Module:
     sharded and counted by themselves."""
     if train.precision == "bf16":
         lower(model)
-    for module in model.modules():
-        if train.recompute and isinstance(module, sharding.BLOCKS):
-            checkpoint(module)
+    recompute(model, train.recompute)
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(drop_gradient)
     return model

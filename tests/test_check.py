@@ -141,7 +141,10 @@ def test_what_does_not_fit_a_gpu() -> None:
     lines, refused = answers("large", workers=1, device="h100")
     assert step(lines, 2).startswith("2 memory    NO  the tokenizer needs ")
     assert refused.startswith("this will not work: 2 memory: the tokenizer needs ")
-    assert "choose more --workers, --tokenizer.train.recompute, or a smaller --tokenizer.train.batch-size" in refused
+    assert (
+        "choose more --workers, --tokenizer.train.recompute blocks, or a smaller --tokenizer.train.batch-size"
+        in refused
+    )
     assert not any(line.startswith("verdict") for line in lines)
 
 

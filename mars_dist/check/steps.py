@@ -116,8 +116,8 @@ class Preflight:
             if needed > usable:
                 raise ValueError(
                     f"the {stage.stage} needs {size(needed)} of each worker, who has {size(usable)} (activations: "
-                    f"{size(parts.activations)}): choose more --workers, --{stage.stage}.train.recompute, or a smaller "
-                    f"--{stage.stage}.train.batch-size"
+                    f"{size(parts.activations)}): choose more --workers, --{stage.stage}.train.recompute blocks, or a "
+                    f"smaller --{stage.stage}.train.batch-size"
                 )
             where = "of the GPU" if on_gpu else "in all, the process's own included"
             yield f"{stage.stage}: {size(needed)} {where}, of {size(usable)}"

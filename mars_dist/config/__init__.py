@@ -12,6 +12,7 @@ from mars_dist.config.training import (
     CodebookConfig,
     OptimConfig,
     Precision,
+    Recompute,
     ReconstructionLossConfig,
     TrainConfig,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "CodebookConfig",
     "OptimConfig",
     "Precision",
+    "Recompute",
     "ReconstructionLossConfig",
     "SpectrogramConfig",
     "TokenizerConfig",

@@ -6,6 +6,7 @@ from typing import Literal
 from mars_dist.config.checks import require_not_negative, require_positive, require_share
 
 Precision = Literal["auto", "float32", "bf16"]
+Recompute = Literal["nothing", "pointwise", "blocks"]
 FEWEST_SCALES = 3
 """That quantizer dropout leaves (VAR)."""
 
@@ -114,8 +115,9 @@ class TrainConfig:
     """Parts of its rows that a worker computes one after another: less memory for activations, the same step."""
     replicas: int = 1
     """Whole copies of the model among the workers, such as one a node, each sharded over its own of them (HSDP)."""
-    recompute: bool = False
-    """Compute the blocks' activations again for the backward pass instead of keeping them: less memory, more time."""
+    recompute: Recompute = "nothing"
+    """What blocks compute again for the backward pass instead of keeping it: less memory, more time. pointwise: all but
+    products with weights, which saves half for little time; blocks: all but what goes into them."""
     patience: int = 0
     """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
 

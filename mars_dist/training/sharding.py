@@ -9,24 +9,22 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._composable import checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mars_dist.autoregressor import Autoregressor, ConditionedBlock
+from mars_dist.autoregressor import Autoregressor
 from mars_dist.classifier import Classifier
 from mars_dist.config import Precision, TrainConfig
-from mars_dist.layers import Block
 from mars_dist.precision import settled
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
+from mars_dist.training.recomputation import BLOCKS, recompute
 
 T = TypeVar("T")
 Network = TypeVar("Network", bound=nn.Module)
 META = torch.device("meta")
-BLOCKS = (Block, ConditionedBlock)
 LARGE = 1_000_000
 """Parameters from which a block is gathered on its own: a smaller one saves less memory than the call costs time."""
 LOW_PRECISION = (Encoder, Decoder, Autoregressor, Classifier)
@@ -53,9 +51,8 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     shape = (config.replicas, dist.get_world_size() // config.replicas)
     whole_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
     mesh = whole_mesh if config.replicas > 1 else whole_mesh["shard"]
+    recompute(model, config.recompute)
     for module in reversed(list(model.modules())):  # the inner ones first
-        if config.recompute and isinstance(module, BLOCKS):
-            checkpoint(module)
         large = isinstance(module, BLOCKS) and sum(p.numel() for p in module.parameters()) >= LARGE
         if large or isinstance(module, LOW_PRECISION):
             fully_shard(module, mesh=mesh, mp_policy=policy)
