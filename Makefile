@@ -12,9 +12,8 @@ help:  ## this list
 quickstart: .venv  ## from nothing to sound: renders notes, trains both stages, samples
 	$(BIN)/mars quickstart
 
-# Ray's tests in one process, all others in another.
 test: .venv  ## all tests but the long ones of clusters
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest
 
 test-cluster: .venv  ## clusters, jobs, sweeps; nodes and hosts that are lost (root, for network namespaces)
 	$(BIN)/pytest -m cluster
