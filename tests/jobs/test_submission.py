@@ -32,8 +32,7 @@ def test_a_job_is_the_command_of_its_name(
     assert not ended.value.code
     assert capsys.readouterr().out.startswith(f"usage: mars {command} ")
     assert f"\nmars submit {command} " in (runpy.run_path(str(script))["__doc__"])
-    # jobs/ comes first on a job's sys.path; a mere folder such as tune/ is no module, and benchmarks/ is on that of tests
-    # alone.
+    # jobs/ comes first on a job's sys.path; a folder such as tune/ is no module; benchmarks/ is on the tests' alone.
     hidden = PathFinder.find_spec(script.stem, [folder for folder in sys.path if Path(folder).name != "benchmarks"])
     assert hidden is None or hidden.loader is None
 
