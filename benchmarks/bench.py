@@ -49,7 +49,7 @@ def main() -> None:
         except subprocess.CalledProcessError as error:
             parts.append(f"benchmarks/{name}.py failed: {error.returncode}")
             failed = True
-        page = "\n\n".join([f"# Speed, {date.today()}", f"{cpu()}; {machine()}.", *parts])
+        page = "\n\n".join([f"# Speed, {date.today()}", f"{machine()}.", *parts])
         DOCS.mkdir(exist_ok=True)
         path = DOCS / f"{date.today()}_{re.sub('[^a-z0-9]+', '-', cpu().lower())}.md"
         path.write_text(f"{page}\n")

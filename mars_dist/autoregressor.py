@@ -35,18 +35,12 @@ class Begun:
     """Samples on their way: what is computed once and kept from scale to scale."""
 
     condition_BD: Tensor
-    modulations: "Modulations"
+    modulations: list[Tensor]
+    """(B, MODULATIONS, D) of each block: what the condition does to its norms."""
+    head_B2D: Tensor
+    """The same of the head."""
     caches: list[KeyValueCache]
     """Of each block."""
-
-
-@dataclass
-class Modulations:
-    """What the condition does to the norms."""
-
-    blocks: list[Tensor]
-    """(B, MODULATIONS, D) of each."""
-    head_B2D: Tensor
 
 
 class Autoregressor(nn.Module):
@@ -110,23 +104,21 @@ class Autoregressor(nn.Module):
         """Sampling: nothing is chosen yet."""
         condition_BD = self.condition(conditions)
         shared_BMD = self.shared_modulation(condition_BD)
-        modulations = Modulations(
-            [block.modulation_of(condition_BD, shared_BMD) for block in self.blocks], self.head_modulation(condition_BD)
-        )
+        modulations = [block.modulation_of(condition_BD, shared_BMD) for block in self.blocks]
         batch, width, head_width = *condition_BD.shape, self.config.head_width
         caches = [
             KeyValueCache(batch, width // head_width, self.schedule.num_tokens, head_width, like=condition_BD)
             for _ in self.blocks
         ]
-        return Begun(condition_BD, modulations, caches)
+        return Begun(condition_BD, modulations, self.head_modulation(condition_BD), caches)
 
     def predict_scale(self, k: int, inputs_BkC: Tensor | None, begun: Begun) -> Tensor:
         """Logits (B, the scale's codes, V) of scale k, after all coarser ones. Scale 0 takes no input."""
         x_BkD = begun.condition_BD[:, None] if inputs_BkC is None else self.from_code(inputs_BkC)
         x_BkD, angles_ke = self.placed(x_BkD, self.schedule.spans[k])
-        for block, modulation_BMD, cache in zip(self.blocks, begun.modulations.blocks, begun.caches, strict=True):
+        for block, modulation_BMD, cache in zip(self.blocks, begun.modulations, begun.caches, strict=True):
             x_BkD = block.transform(x_BkD, modulation_BMD, cache=cache, angles_Le=angles_ke)
-        return self.logits(self.read_out(x_BkD, begun.modulations.head_B2D))
+        return self.logits(self.read_out(x_BkD, begun.head_B2D))
 
     def placed(self, x_BLD: Tensor, span: slice) -> tuple[Tensor, Tensor | None]:
         """Tokens of a span of the sequence with their levels and positions, or beside their rotary angles."""

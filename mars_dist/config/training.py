@@ -117,7 +117,7 @@ class TrainConfig:
     """Whole copies of the model among the workers, such as one a node, each sharded over its own of them (HSDP)."""
     recompute: Recompute = "nothing"
     """What blocks compute again for the backward pass instead of keeping it: less memory, more time. pointwise: all but
-    products with weights, which saves half for little time; blocks: all but what goes into them."""
+    products with weights, which saves a third to a half; blocks: all but what goes into them."""
     patience: int = 0
     """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
 
