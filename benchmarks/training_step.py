@@ -15,7 +15,6 @@ from side_by_side import MIB, Call, Table, options, product, product_rate, take_
 
 from mars_dist.costs import autoregressor_cost, tokenizer_cost
 from mars_dist.memory import keep_freed_memory
-from mars_dist.precision import settled
 from mars_dist.presets import PRESETS
 from mars_dist.training import sharding
 from mars_dist.training.loop import update
@@ -69,10 +68,9 @@ def main() -> None:
     home: Path = given.out
     for preset in {preset for preset, *_ in CASES}:
         prepare(preset, given.notes, home / preset)
-    dtypes = [name for name in DTYPES if name in ("float32", settled("auto", "cpu"))]
-    plans = {(*case, dtype): plan_of(home, *case, dtype) for case in CASES for dtype in dtypes}
+    plans = {(*case, dtype): plan_of(home, *case, dtype) for case in CASES for dtype in DTYPES}
     set_ups = {" ".join(map(str, key)): partial(step_of, plan) for key, plan in plans.items()}
-    found = take_turns(set_ups | {dtype: partial(product, DTYPES[dtype]) for dtype in dtypes}, given.rounds)
+    found = take_turns(set_ups | {dtype: partial(product, DTYPES[dtype]) for dtype in DTYPES}, given.rounds)
     rows = []
     for name, (preset, stage, batch, dtype) in zip(set_ups, plans, strict=True):
         run, times = PRESETS[preset], found[name]
