@@ -5,14 +5,15 @@ What is counted this way cannot fall behind the modules. Suffixes: B batch, N he
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -69,7 +70,7 @@ class DryRun(NamedTuple):
 @torch.no_grad()
 def count_flops(compute: Callable[[], object]) -> Flops:
     """Of the matrix products and convolutions; all else is left out, as is usual."""
-    with AsOnGpu(True), FlopCounterMode(display=False) as counter:
+    with as_on("cuda"), FlopCounterMode(display=False) as counter:
         compute()
     flops = counter.get_flop_counts()["Global"]
     attention = flops.get(FUSED_ATTENTION, 0)
@@ -78,7 +79,7 @@ def count_flops(compute: Callable[[], object]) -> Flops:
 
 def dry_run(loss: Callable[[], Tensor], device: Device) -> DryRun:
     """Count a forward and a backward pass, recomputation included."""
-    with AsOnGpu(device == "cuda"), PeakMemory() as memory, WorkCounter() as counter:
+    with as_on(device), PeakMemory() as memory, WorkCounter() as counter:
         loss().backward()
     return DryRun(memory.peak, Work(counter.flops, counter.num_bytes, counter.num_operations))
 
@@ -133,19 +134,18 @@ class PeakMemory(TorchDispatchMode):
         self.now -= self.alive.pop(storage)
 
 
-class AsOnGpu(TorchFunctionMode):
-    """Within the block tensors say that they are on a GPU, and attention takes the fused kernel of one."""
+@contextmanager
+def as_on(device: Device) -> Iterator[None]:
+    """For a GPU tensors say within the block that they are on one, and attention takes the fused kernel of one.
 
-    def __init__(self, is_cuda: bool) -> None:
-        super().__init__()
-        self.is_cuda = is_cuda
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
-            return self.is_cuda
-        if func is F.scaled_dot_product_attention:
-            func = fused_attention
-        return func(*args, **(kwargs or {}))
+    By patches, since a TorchFunctionMode is suspended during a backward pass, which computes some things again.
+    """
+    if device == "cpu":
+        yield
+        return
+    attention = patch.object(F, "scaled_dot_product_attention", fused_attention)
+    with patch.object(Tensor, "is_cuda", True), attention:
+        yield
 
 
 def fused_attention(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.dryrun import AsOnGpu, Flops, PeakMemory, count_flops, dry_run
+from mars_dist.dryrun import Flops, PeakMemory, as_on, count_flops, dry_run
 from mars_dist.layers import Attention
 
 META = torch.device("meta")
@@ -62,7 +62,7 @@ def test_tensors_say_that_they_are_on_a_gpu_within_the_block_alone() -> None:
     q_BNLE, mask_LL = torch.randn(2, 4, 6, 8), torch.ones(6, 6).tril().bool()
     real = F.scaled_dot_product_attention(q_BNLE, q_BNLE, q_BNLE, attn_mask=mask_LL, scale=1.0)
     q_BNLE, mask_LL = q_BNLE.to(META), mask_LL.to(META)
-    with AsOnGpu(True):
+    with as_on("cuda"):
         assert q_BNLE.is_cuda
         dry = F.scaled_dot_product_attention(q_BNLE, q_BNLE, q_BNLE, attn_mask=mask_LL, scale=1.0)
     assert dry.shape == real.shape
