@@ -9,7 +9,7 @@ filters plainly: it sorts all logits of a token, and draws from what is left.
 from functools import partial
 
 import torch
-from autoregressor_step import DTYPES, forward_flops, ours_of
+from autoregressor_step import BATCH, DTYPES, forward_flops, ours_of
 from plain_var import PlainConfig, PlainVar
 from side_by_side import Call, Table, Times, options, product, product_rate, take_turns, tell
 from torch import Tensor
@@ -90,7 +90,9 @@ def main() -> None:
 
 def row(side: str, batch: int, dtype: str, found: dict[str, Times]) -> list[str]:
     times = found[name_of(side, batch, dtype)]
-    flops = 2 * forward_flops(side == "ours") * batch / 4  # twice for guidance; counted for a batch of four
+    passes = 2 * forward_flops(side == "ours") / BATCH  # of a note, with conditions and without
+    head = 2 * PLAIN.num_tokens * PLAIN.width * PLAIN.codebook_size
+    flops = batch * (passes - head if side == "ours" else passes)  # ours is guided before the head
     return [
         name_of(side, batch, dtype),
         f"{times.median:.3f}",

@@ -83,13 +83,14 @@ def cost_of(preset: Preset) -> PresetCost:
     settings = preset.tokenizer.tokenizer
     # A token of a scale is multiplied with those that the mask lets it see, no others: that is what the cache holds.
     _, forward = teacher_forcing(preset.autoregressor, settings)
-    guided = 2 * (forward.layers + forward.attention * float(settings.schedule.mask().mean()))
+    twice = 2 * (forward.layers + forward.attention * float(settings.schedule.mask().mean()))
+    head = 2 * settings.num_codes * preset.autoregressor.autoregressor.width * settings.codebook_size
     f_BChw = torch.empty(1, settings.code_width, *settings.schedule.latent_grid, device=META)
     decoder = count_flops(lambda: build_tokenizer(preset.tokenizer).picture(f_BChw))
     return PresetCost(
         tokenizer_cost(preset.tokenizer),
         autoregressor_cost(preset.autoregressor, settings),
-        round(guided) + decoder.total,
+        round(twice) - head + decoder.total,  # guidance is taken before the head
     )
 
 

@@ -103,12 +103,8 @@ def sample_codes(
         inputs_BkC = quantizer.next_input(k, f_hat_BChw) if k else None
         if inputs_BkC is not None and guided:
             inputs_BkC = torch.cat([inputs_BkC, inputs_BkC])
-        logits_BkV = model.predict_scale(k, inputs_BkC, begun).float()
-        if guided:
-            t = scales[k].guidance
-            asked_BkV, unasked_BkV = logits_BkV.chunk(2)
-            logits_BkV = (1 + t) * asked_BkV - t * unasked_BkV
-        return draw(logits_BkV, scales[k], keys_B, quantizer.config.code_spans[k].start)
+        logits_BkV = model.predict_scale(k, inputs_BkC, begun, scales[k].guidance if guided else None)
+        return draw(logits_BkV.float(), scales[k], keys_B, quantizer.config.code_spans[k].start)
 
     return torch.cat([codes_Bk for codes_Bk, _ in quantizer.walk(choose, batch)], dim=1)
 

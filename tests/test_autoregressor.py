@@ -63,6 +63,15 @@ def test_step_by_step_is_teacher_forcing(
     assert forced_BLV.std() > 0.1
 
 
+def test_guidance_goes_from_what_is_not_asked_for_to_what_is(model: Autoregressor) -> None:
+    asked, unasked = CONDITIONS, model.no_conditions(3)
+    both = {name: torch.cat([asked[name], unasked[name]]) for name in asked}
+    asked_BkV, unasked_BkV = (model.predict_scale(0, None, model.begin(these)) for these in (asked, unasked))
+    assert (asked_BkV - unasked_BkV).std() > 0.1
+    guided_BkV = model.predict_scale(0, None, model.begin(both), guidance=2.0)
+    torch.testing.assert_close(guided_BkV, 3 * asked_BkV - 2 * unasked_BkV, rtol=0, atol=1e-5)
+
+
 def test_a_scale_moves_the_finer_ones_alone(
     model: Autoregressor, quantizer: MultiScaleQuantizer, codes_BL: Tensor
 ) -> None:

@@ -25,10 +25,10 @@ CONDITIONS = {"pitch": torch.tensor([3, -1, 7]), "source": torch.tensor([0, 1, -
 class Watched(Autoregressor):
     """Remembers what it was shown."""
 
-    def predict_scale(self, k: int, inputs_BkC: Tensor | None, begun: Begun) -> Tensor:
+    def predict_scale(self, k: int, inputs_BkC: Tensor | None, begun: Begun, guidance: float | None = None) -> Tensor:
         self.shown = [*getattr(self, "shown", []), inputs_BkC]
         self.num_rows = len(begun.condition_BD)
-        return super().predict_scale(k, inputs_BkC, begun)
+        return super().predict_scale(k, inputs_BkC, begun, guidance)
 
 
 def opinionated(model: Watched) -> Watched:
