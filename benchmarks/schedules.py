@@ -19,11 +19,8 @@ from mars_dist.scales import Size
 SQUARE, TALL, WIDE = Size(4, 4), Size(2, 8), Size(8, 2)
 SCHEDULES = {
     "tall": (TALL, "1x1 2x1 4x1 8x1 16x1 16x4"),
-    "tall, two columns early": (TALL, "1x1 2x1 4x1 8x2 16x2 16x4"),
-    "tall, three scales": (TALL, "1x1 16x1 16x4"),
     "tall, last scale alone": (TALL, "1x1 16x4"),
-    "square, linear": (SQUARE, "1x1 2x2 3x3 4x4 6x6 8x8"),
-    "square, geometric": (SQUARE, "1x1 2x2 4x4 8x8"),
+    "square": (SQUARE, "1x1 2x2 4x4 8x8"),
     "wide": (WIDE, "1x1 1x2 1x4 1x8 1x16 4x16"),
 }
 COLUMNS = (
