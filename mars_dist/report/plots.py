@@ -59,14 +59,13 @@ def cloud(title: str, x_label: str, points: Sequence[Point], mode: Literal["min"
         for point in points
     )
     ys = ticks([point.y for point in points], MaxNLocator(4))
+    # One of those that read alike is enough.
+    xs = {short(tick): tick for tick in ticks([point.x for point in points], MaxNLocator(4))}
     grid = "".join(
         f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y_of(tick):.1f}" y2="{y_of(tick):.1f}"/>'
         f'<text x="{LEFT - 8}" y="{y_of(tick) + 4:.1f}" class="y">{tick:.3g}</text>'
         for tick in ys
-    ) + "".join(
-        f'<text x="{x_of(tick):.1f}" y="{BOTTOM + 20}" class="x">{short(tick)}</text>'
-        for tick in ticks([point.x for point in points], MaxNLocator(4))
-    )
+    ) + "".join(f'<text x="{x_of(tick):.1f}" y="{BOTTOM + 20}" class="x">{label}</text>' for label, tick in xs.items())
     names = "".join(f"<li>{escape(point.name)} <b>{short(point.y)} at {short(point.x)}</b></li>" for point in front)
     return (
         f'<figure class="curve"><h3>{escape(title)}</h3>'

@@ -122,7 +122,8 @@ def curves(study: Study, ranked: Sequence[Tried]) -> str:
                         series,
                     )
                 )
-    return f"<p>The best figure so far, of the {CURVES} best settings.</p>{drawn}" if drawn else "<p>Nothing yet.</p>"
+    best = f"the {CURVES} best settings" if len(ranked) > CURVES else "each setting"
+    return f"<p>The best figure so far, of {best}.</p>{drawn}" if drawn else "<p>Nothing yet.</p>"
 
 
 def failures(failed: Sequence[Record]) -> str:

@@ -1,5 +1,6 @@
 """The table, the page and the TOML of trials that are made up: what stands where."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars_dist.presets import load
-from mars_dist.report.plots import Point, pareto_front, short
+from mars_dist.report.plots import Point, cloud, pareto_front, short
 from mars_dist.sweeps.conclude import conclude
 from mars_dist.sweeps.records import Record, Records
 from mars_dist.sweeps.results import rank
@@ -96,6 +97,12 @@ def test_a_sweep_may_lie_in_a_bucket(study: Study, ended: Ended, bucket: str) ->
 
 
 numbers = st.integers(0, 6).map(float)
+
+
+def test_numbers_along_an_axis_differ() -> None:
+    points = [Point("cheap", 1.106e9, 2.0), Point("dear", 1.124e9, 1.0)]
+    numbers = re.findall(r'class="x">([^<]*)<', cloud("error", "FLOPs", points, "min"))
+    assert len(set(numbers)) == len(numbers) > 2
 
 
 @given(st.lists(st.builds(Point, st.just("a"), numbers, numbers), min_size=1), st.sampled_from(["min", "max"]))
