@@ -6,6 +6,7 @@ sweep's own records: they outlast Ray, which forgets what its scheduler knew.
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -154,7 +155,9 @@ def train_and_measure(study: Study, trial: Trial, on_gpu: bool, stop: Event) -> 
         if study.sweep.seconds:
             train_plan(stage.pace(), study.workers, on_gpu, stop)
             stage = stage.in_seconds(study.sweep.seconds)
-        so_far = Reports(place, stage, flops, read_record(study.folder(trial)).spent("seconds"))
+        so_far = Reports(place, stage, flops, read_record(study.folder(trial)))
+        for report in so_far.missed():
+            tune.report(report)
         train_plan(stage.plan, study.workers, on_gpu, stop, so_far)
         flops += stage.flops
     task = Task({"": study.model(trial)}, study.data, "valid", AS_ASKED, DEFAULT, Judges())
@@ -183,23 +186,33 @@ class Behind(Exception):
 class Reports(TuneReportCallback):
     """From rank 0's reports to the trial's: what was spent so far, and metrics where they mean something yet."""
 
-    def __init__(self, place: int, stage: Stage, flops: float, seconds: float) -> None:
+    def __init__(self, place: int, stage: Stage, flops: float, record: Record) -> None:
         super().__init__()
-        self.place, self.stage, self.flops, self.seconds = place, stage, flops, seconds
+        self.place, self.stage, self.flops, self.seconds = place, stage, flops, record.spent("seconds")
+        self.known = max((report["step"] for report in record.reports if report["stage"] == place), default=0)
+
+    def missed(self) -> Iterator[dict[str, float]]:
+        """What training noted when the sweep was killed before it had heard of it."""
+        seconds = 0.0
+        for figures in self.stage.measured(self.known):
+            seconds = figures["seconds"]
+            yield self.report_of(figures)
+        self.seconds += seconds
+
+    def report_of(self, figures: dict[str, float]) -> dict[str, float]:
+        spent = {
+            "stage": self.place,
+            "step": figures["step"],
+            "flops": self.flops + figures["step"] * self.stage.flops_per_step,
+            "seconds": self.seconds + figures["seconds"],
+        }
+        return spent | {name: figures[figure] * by for name, (figure, by) in self.stage.figures.items()}
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None = None
     ) -> None:
-        figures, stage = metrics[0], self.stage
-        if figures["step"] >= stage.born:
-            report = {
-                "stage": self.place,
-                "step": figures["step"],
-                "flops": self.flops + figures["step"] * stage.flops_per_step,
-                "seconds": self.seconds + figures["seconds"],
-            }
-            on_the_way = {name: figures[figure] * by for name, (figure, by) in stage.figures.items()}
-            super().after_report(run_context, [report | on_the_way], None)
+        if metrics[0]["step"] >= self.stage.born:
+            super().after_report(run_context, [self.report_of(metrics[0])], None)
 
 
 class Proposals(Searcher):

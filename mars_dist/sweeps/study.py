@@ -1,9 +1,10 @@
 """A sweep on some data: its trials, each with the same training FLOPs or the same time, and a folder of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import log
+from operator import itemgetter
 from typing import Any
 
 from mars_dist.addresses import Address, address
@@ -15,7 +16,7 @@ from mars_dist.presets import Preset
 from mars_dist.serialize import from_plain, to_plain
 from mars_dist.storage import Folder
 from mars_dist.sweeps.sweep import Choice, Sweep, named
-from mars_dist.training.journal import read_metrics
+from mars_dist.training.journal import METRICS, read_metrics
 from mars_dist.training.plan import Plan
 
 REPORTS = 9
@@ -65,6 +66,27 @@ class Stage:
 
     def lasting(self, steps: int) -> "Stage":
         return replace(self, plan=replace(self.plan, config=lasting(self.config, steps, self.config.train.seed)))
+
+    def measured(self, after: int) -> Iterator[dict[str, float]]:
+        """What its run has noted beyond a step: `step`, `seconds` since that one, and what the best weights have.
+
+        As in the run itself the first of `figures` decides which are the best.
+        """
+        if METRICS not in Folder.open(self.plan.folder).list():
+            return
+        folder = on_disk(self.plan.folder)
+        figures = [figure for figure, _ in self.figures.values()]
+        best, seconds, last = dict[str, float](), 0.0, after
+        for line in sorted(read_metrics(folder, "train") + read_metrics(folder, "valid"), key=itemgetter("step")):
+            step = int(line["step"])
+            if "step_seconds" in line:  # that of all steps since the line before
+                seconds += max(step - last, 0) * line["step_seconds"]
+                last = max(step, last)
+            elif step >= self.born:
+                if not best or line[figures[0]] < best[figures[0]]:
+                    best = {figure: line[figure] for figure in figures}
+                if step > after:
+                    yield {"step": step, "seconds": seconds} | best
 
     def pace(self) -> Plan:
         """A short training that tells how long a step takes."""

@@ -128,6 +128,24 @@ def test_a_trial_that_falls_behind_is_stopped_and_its_workers_are_gone(
 
 
 @pytest.mark.cluster
+def test_what_training_noted_unheard_is_told_when_the_sweep_goes_on(study: Callable[..., Study]) -> None:
+    """Killed after the training of a trial, before its last reports came and before it was measured."""
+    of = study(space={"rate": choices(RATE, 2e-3)}, stop_early=False)
+    records, _ = run(of)
+    [whole] = records
+    records.save(replace(whole, status="running", reports=whole.reports[:3], score={}))
+    [again], lines = run(of)
+    assert again.status == "finished" and again.score == whole.score
+    assert [report["step"] for report in again.reports] == [report["step"] for report in whole.reports]
+    assert again.reports[:3] == whole.reports[:3]
+    for report, before in zip(again.reports[3:], whole.reports[3:], strict=True):
+        assert report | {"seconds": 0} == pytest.approx(before | {"seconds": 0})
+    seconds = [report["seconds"] for report in again.reports]
+    assert seconds == sorted(set(seconds))
+    assert sum("mse_reconstruction" in line for line in lines) == 6, "five reports and the end, none twice"
+
+
+@pytest.mark.cluster
 def test_both_stages_in_a_row_with_all_that_is_kept_in_a_bucket(study: Callable[..., Study], bucket: str) -> None:
     of = replace(study("both", space={"codes": choices("tokenizer.tokenizer.codebook_size", 16)}), out=bucket)
     [record], lines = run(of)

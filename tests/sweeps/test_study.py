@@ -1,5 +1,6 @@
 """Trials at equal cost, and what a user can get wrong about them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -54,6 +55,24 @@ def test_a_budget_of_seconds_becomes_steps_by_a_short_training(
     assert in_all == int(2.0 / last["step_seconds"]) > 20
     with pytest.raises(ValueError, match=r"the budget of a trial is 0 steps, at least 9 are needed"):
         stage.in_seconds(1e-6)
+
+
+def test_what_a_training_has_noted_beyond_a_step(study: Study) -> None:
+    [stage] = study.stages(Trial(0, study.sweep.grid()[0], 0))
+    assert list(stage.measured(0)) == [], "nothing was begun"
+    folder = Path(stage.plan.folder)
+    folder.mkdir(parents=True)
+    born = stage.born
+    lines: list[dict[str, object]] = [{"kind": "valid", "step": born - 1, "mse": 0.0, "mae": 0.0}]
+    for k, mse in enumerate((4.0, 2.0, 3.0)):
+        lines.append({"kind": "train", "step": born + 10 * k, "step_seconds": 0.5})
+        lines.append({"kind": "valid", "step": born + 10 * k + 1, "mse": mse, "mae": mse + k, "usage": 1.0})
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    first, second, third = stage.measured(0)
+    assert first == {"step": born + 1, "seconds": born * 0.5, "mse": 4.0, "mae": 4.0}
+    assert second == {"step": born + 11, "seconds": (born + 10) * 0.5, "mse": 2.0, "mae": 3.0}
+    assert third == second | {"step": born + 21, "seconds": (born + 20) * 0.5}, "the best weights are those before"
+    assert list(stage.measured(born + 10)) == [second | {"seconds": 0.0}, third | {"seconds": 5.0}]
 
 
 def test_both_stages_share_a_budget_as_the_presets_do(short_pictures: str, tmp_path: Path) -> None:
