@@ -143,8 +143,7 @@ def as_on(device: Device) -> Iterator[None]:
     if device == "cpu":
         yield
         return
-    attention = patch.object(F, "scaled_dot_product_attention", fused_attention)
-    with patch.object(Tensor, "is_cuda", True), attention:
+    with patch.object(Tensor, "is_cuda", True), patch.object(F, "scaled_dot_product_attention", fused_attention):
         yield
 
 
