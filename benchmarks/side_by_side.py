@@ -18,6 +18,7 @@ from time import perf_counter
 import torch
 from data_memory import most_ever
 
+from mars_dist.memory import TUNABLES
 from mars_dist.quickstart import cpu
 
 Call = Callable[[], object]
@@ -46,6 +47,7 @@ class Times:
 
 def take_turns(set_ups: Mapping[str, Callable[[], Call]], rounds: int, threads: int = 2) -> dict[str, Times]:
     """What each call takes. `set_ups` are made in the contestants' processes, and warmed up by two calls."""
+    os.environ["GLIBC_TUNABLES"] = TUNABLES  # as our workers have it
     context = get_context("spawn")
     ends, found = dict[str, Connection](), {name: Times() for name in set_ups}
     processes = []

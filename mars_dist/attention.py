@@ -4,14 +4,19 @@ Suffixes: B batch, N heads, L tokens, E head width; H heads of all samples, q th
 look at.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mars_dist.recomputed import Recomputed
 from mars_dist.scales import ScaleSchedule
 
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values (B, N, L, E)."""
 TOGETHER = 128
 """Tokens of coarse scales that are computed at once, under a mask: alone they would be many small products."""
 
@@ -30,30 +35,33 @@ def groups_of(schedule: ScaleSchedule) -> tuple[slice, ...]:
     return slice(0, coarse), *(span for span in schedule.spans if span.start >= coarse)
 
 
-def attend(q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor, sight: Sight | None = None) -> Tensor:
-    """softmax(q k^T) v, without a further scale; of all tokens to all where there is no `sight`.
+def attend(heads: Recomputed[Heads], sight: Sight | None = None) -> Tensor:
+    """softmax(q k^T) v (B, N, L, E), without a further scale; of all tokens to all where there is no `sight`.
 
     On the CPU by plain products: there the backward of scaled_dot_product_attention takes four times as long in bf16.
     """
-    if q_BNLE.is_cuda:
-        mask_LL = None if sight is None else sight.mask_LL
-        return F.scaled_dot_product_attention(q_BNLE, k_BNLE, v_BNLE, attn_mask=mask_LL, scale=1.0)
+    on_gpu = heads.inputs[0].is_cuda
     with torch.autocast("cpu", enabled=False):
-        if sight is not None:
-            found: Tensor = AttendByGroups.apply(q_BNLE, k_BNLE, v_BNLE, sight)
-            return found
+        if sight is not None and not on_gpu:
+            found_BNLE: Tensor = AttendByGroups.apply(sight, heads.make, *heads.inputs)
+            return found_BNLE
+        q_BNLE, k_BNLE, v_BNLE = heads.made
+        if on_gpu:
+            mask_LL = None if sight is None else sight.mask_LL
+            return F.scaled_dot_product_attention(q_BNLE, k_BNLE, v_BNLE, attn_mask=mask_LL, scale=1.0)
         return (q_BNLE @ k_BNLE.transpose(-1, -2)).softmax(-1) @ v_BNLE
 
 
 class AttendByGroups(torch.autograd.Function):
     """One group of scales after the other, each to the tokens up to its end.
 
-    Scores are computed again for the backward pass (FlashAttention's way, arXiv 2205.14135, section 3.1), and what
-    groups add to the gradients of keys and values is added in place.
+    Queries, keys, values and scores are computed again for the backward pass (FlashAttention's way, arXiv 2205.14135,
+    section 3.1), and what groups add to the gradients of keys and values is added in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor, sight: Sight) -> Tensor:
+    def forward(ctx: Any, sight: Sight, make: Callable[..., Heads], *inputs: Tensor) -> Tensor:
+        q_BNLE, k_BNLE, v_BNLE = make(*inputs)
         batch_and_heads, (num_tokens, head_width) = q_BNLE.shape[:2], q_BNLE.shape[2:]
         q_HLE, k_HLE, v_HLE = (x_BNLE.flatten(0, 1) for x_BNLE in (q_BNLE, k_BNLE, v_BNLE))
         # Laid out with a token's heads side by side, as what comes next reads it.
@@ -61,15 +69,19 @@ class AttendByGroups(torch.autograd.Function):
         for group in sight.groups:
             found_HqE = torch.bmm(look(q_HLE, k_HLE, group, sight), v_HLE[:, : group.stop])
             out_BNLE[:, :, group] = found_HqE.unflatten(0, batch_and_heads)
-        ctx.save_for_backward(q_BNLE, k_BNLE, v_BNLE, out_BNLE)
-        ctx.sight = sight
+        ctx.save_for_backward(out_BNLE, *inputs)
+        ctx.sight, ctx.make = sight, make
         return out_BNLE
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        [d_out_BNLE] = gradients
-        q_HLE, k_HLE, v_HLE, out_HLE = (x_BNLE.flatten(0, 1) for x_BNLE in ctx.saved_tensors)
-        d_out_HLE = d_out_BNLE.flatten(0, 1)
+    @once_differentiable
+    def backward(ctx: Any, d_out_BNLE: Tensor) -> tuple[Tensor | None, ...]:
+        out_BNLE, *kept = ctx.saved_tensors
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in kept]
+            heads = ctx.make(*inputs)
+        out_HLE, d_out_HLE = out_BNLE.flatten(0, 1), d_out_BNLE.flatten(0, 1)
+        q_HLE, k_HLE, v_HLE = (x_BNLE.detach().flatten(0, 1) for x_BNLE in heads)
         d_q_HLE, d_k_HLE, d_v_HLE = torch.empty_like(q_HLE), torch.zeros_like(k_HLE), torch.zeros_like(v_HLE)
         mean_HL1 = (d_out_HLE * out_HLE).sum(-1, keepdim=True)
         for group in ctx.sight.groups:
@@ -80,8 +92,8 @@ class AttendByGroups(torch.autograd.Function):
             d_scores_Hqk.sub_(mean_HL1[:, group]).mul_(weights_Hqk)
             d_q_HLE[:, group] = torch.bmm(d_scores_Hqk, k_HLE[:, seen])
             d_k_HLE[:, seen].baddbmm_(d_scores_Hqk.mT, q_HLE[:, group])
-        d_q_BNLE, d_k_BNLE, d_v_BNLE = (x_HLE.view(d_out_BNLE.shape) for x_HLE in (d_q_HLE, d_k_HLE, d_v_HLE))
-        return d_q_BNLE, d_k_BNLE, d_v_BNLE, None
+        d_heads = [d_x_HLE.view(d_out_BNLE.shape) for d_x_HLE in (d_q_HLE, d_k_HLE, d_v_HLE)]
+        return None, None, *torch.autograd.grad(heads, inputs, d_heads)
 
 
 def look(q_HLE: Tensor, k_HLE: Tensor, group: slice, sight: Sight) -> Tensor:

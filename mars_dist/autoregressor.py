@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mars_dist.attention import Sight, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
-from mars_dist.layers import Attention, KeyValueCache, init_transformer, mlp
+from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer
+from mars_dist.recomputed import Recomputed, modulated_norm
 from mars_dist.scales import ScaleSchedule
 
 Conditions = Mapping[str, Tensor]
@@ -71,7 +72,6 @@ class Autoregressor(nn.Module):
         blocks = nn.ModuleList(ConditionedBlock(config) for _ in range(config.depth))
         self.blocks = cast("list[ConditionedBlock]", blocks)
         self.head_modulation = modulation(width, 2)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.head = nn.Linear(width, tokenizer.branches * tokenizer.codebook_size)
         init_transformer(self)
         self.register_buffer("mask_LL", torch.from_numpy(self.schedule.mask()), persistent=False)
@@ -141,7 +141,7 @@ class Autoregressor(nn.Module):
     def read_out(self, x_BLD: Tensor, head_B2D: Tensor) -> Tensor:
         """What codes are read from, as wide."""
         scale_B1D, shift_B1D = head_B2D[:, :, None].unbind(1)
-        return self.norm(x_BLD) * (1 + scale_B1D) + shift_B1D
+        return modulated_norm(x_BLD, scale_B1D, shift_B1D)
 
     def logits(self, x_BLD: Tensor) -> Tensor:
         """(B, codes, V): those of a token side by side."""
@@ -185,9 +185,8 @@ class ConditionedBlock(nn.Module):
     def __init__(self, config: AutoregressorConfig) -> None:
         super().__init__()
         width = config.width
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.attention = Attention(width, config.head_width, normalised=True)
-        self.mlp = mlp(width)
+        self.mlp = Mlp(width)
         if config.modulation == "shared":
             self.modulation_MD = nn.Parameter(torch.randn(MODULATIONS, width) / width**0.5)
         else:
@@ -224,9 +223,9 @@ class ConditionedBlock(nn.Module):
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = modulation_BMD[:, :, None].unbind(1)
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]
-        seen_BLD = self.norm(x_BLD) * (1 + scale_a) + shift_a
+        seen_BLD = Recomputed(modulated_norm, (x_BLD, scale_a, shift_a))
         x_BLD = x_BLD + gate_a * self.attention(seen_BLD, sight, cache, angles_Le)
-        return x_BLD + gate_m * self.mlp(self.norm(x_BLD) * (1 + scale_m) + shift_m)
+        return x_BLD + gate_m * self.mlp(Recomputed(modulated_norm, (x_BLD, scale_m, shift_m)))
 
 
 def modulation(width: int, num: int) -> nn.Sequential:

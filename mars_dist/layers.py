@@ -1,13 +1,18 @@
 """What encoder, decoder and autoregressor are made of.
 
-Suffixes: B batch, L tokens, D width, N heads, E head width, e half of it, C channels, h w a grid.
+Suffixes: B batch, L tokens, D width, M queries, keys and values of all heads, N heads, E head width, e half of it,
+C channels, h w a grid.
 """
+
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.attention import Sight, attend
+from mars_dist.attention import Heads, Sight, attend
+from mars_dist.recomputed import Recomputed, linear, norm
 from mars_dist.scales import Size
 
 LEAST_LENGTH = 1e-12
@@ -29,7 +34,7 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x_BLD: Tensor,
+        x_BLD: Recomputed[Tensor],
         sight: Sight | None = None,
         cache: "KeyValueCache | None" = None,
         angles_Le: Tensor | None = None,
@@ -38,18 +43,29 @@ class Attention(nn.Module):
 
         `angles_Le`: rotary positions, by which queries and keys are turned (RoFormer, arXiv 2104.09864).
         """
-        q_BNLE, k_BNLE, v_BNLE = self.qkv(x_BLD).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
+        inputs = [linear(x_BLD, self.qkv)]
         if self.log_temperature_N11 is not None:
-            temperature_N11 = self.log_temperature_N11.exp().clamp(max=100)
-            q_BNLE = q_BNLE * (temperature_N11 / length(q_BNLE)).to(q_BNLE.dtype)
-            k_BNLE = k_BNLE * (1 / length(k_BNLE)).to(k_BNLE.dtype)
-        else:
-            q_BNLE = q_BNLE * self.head_width**-0.5
-        if angles_Le is not None:
-            q_BNLE, k_BNLE = turn(q_BNLE, angles_Le), turn(k_BNLE, angles_Le)
+            inputs.append(self.log_temperature_N11)
+        heads = Recomputed(partial(heads_of, self.head_width, angles_Le), tuple(inputs))
         if cache is not None:
-            k_BNLE, v_BNLE = cache.extend(k_BNLE, v_BNLE)
-        return self.out(attend(q_BNLE, k_BNLE, v_BNLE, sight).transpose(1, 2).flatten(2))
+            heads = Recomputed(cache.extend, heads.made)
+        return self.out(attend(heads, sight).transpose(1, 2).flatten(2))
+
+
+def heads_of(
+    head_width: int, angles_Le: Tensor | None, qkv_BLM: Tensor, log_temperature_N11: Tensor | None = None
+) -> Heads:
+    """Queries, scaled, keys and values of each head."""
+    q_BNLE, k_BNLE, v_BNLE = qkv_BLM.unflatten(-1, (3, -1, head_width)).permute(2, 0, 3, 1, 4)
+    if log_temperature_N11 is not None:
+        temperature_N11 = log_temperature_N11.exp().clamp(max=100)
+        q_BNLE = q_BNLE * (temperature_N11 / length(q_BNLE)).to(q_BNLE.dtype)
+        k_BNLE = k_BNLE * (1 / length(k_BNLE)).to(k_BNLE.dtype)
+    else:
+        q_BNLE = q_BNLE * head_width**-0.5
+    if angles_Le is not None:
+        q_BNLE, k_BNLE = turn(q_BNLE, angles_Le), turn(k_BNLE, angles_Le)
+    return q_BNLE, k_BNLE, v_BNLE
 
 
 def length(x_BNLE: Tensor) -> Tensor:
@@ -72,17 +88,23 @@ class KeyValueCache:
         self.values_BNLE = torch.empty_like(self.keys_BNLE)
         self.length = 0
 
-    def extend(self, k_BNLE: Tensor, v_BNLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Append, and return all keys and values so far."""
+    def extend(self, q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor) -> Heads:
+        """Append, and return the queries and all keys and values so far."""
         end = self.length + k_BNLE.shape[2]
         self.keys_BNLE[:, :, self.length : end] = k_BNLE
         self.values_BNLE[:, :, self.length : end] = v_BNLE
         self.length = end
-        return self.keys_BNLE[:, :, :end], self.values_BNLE[:, :, :end]
+        return q_BNLE, self.keys_BNLE[:, :, :end], self.values_BNLE[:, :, :end]
 
 
-def mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+class Mlp(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        gelu = nn.GELU(approximate="tanh")
+        super().__init__(nn.Linear(width, 4 * width), gelu, nn.Linear(4 * width, width))
+
+    def forward(self, x_BLD: Recomputed[Tensor]) -> Tensor:
+        widen, gelu, narrow = cast("tuple[nn.Linear, nn.GELU, nn.Linear]", tuple(self))
+        return linear(Recomputed(gelu, (linear(x_BLD, widen),)), narrow)
 
 
 class Block(nn.Module):
@@ -93,11 +115,15 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, head_width, normalised=False)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = mlp(width)
+        self.mlp = Mlp(width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.norm_attention(x_BLD))
-        return x_BLD + self.mlp(self.norm_mlp(x_BLD))
+        x_BLD = x_BLD + self.attention(normed(x_BLD, self.norm_attention))
+        return x_BLD + self.mlp(normed(x_BLD, self.norm_mlp))
+
+
+def normed(x_BLD: Tensor, layer: nn.LayerNorm) -> Recomputed[Tensor]:
+    return Recomputed(norm, (x_BLD, layer.weight, layer.bias))
 
 
 def shrink(x_BChw: Tensor, size: Size) -> Tensor:

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mars_dist import attention
-from mars_dist.attention import Sight, attend, groups_of
+from mars_dist.attention import Heads, Sight, attend, groups_of
+from mars_dist.recomputed import Recomputed
 from mars_dist.scales import ScaleSchedule, Size
 
 SCHEDULES = {
@@ -25,11 +26,15 @@ def sight_of(schedule: ScaleSchedule) -> Sight:
     return Sight(torch.from_numpy(schedule.mask()), groups_of(schedule))
 
 
-def inputs(num_tokens: int) -> tuple[Tensor, ...]:
-    """Queries, keys and values as a model has them: views of one tensor."""
+def inputs(num_tokens: int) -> Recomputed[Heads]:
+    """Queries, keys and values as a model has them: parts of one tensor, changed a little."""
     torch.manual_seed(0)
-    qkv_BLTNE = torch.randn(2, num_tokens, 3, 3, 4, requires_grad=True)
-    return tuple(qkv_BLTNE.permute(2, 0, 3, 1, 4).unbind())
+    return Recomputed(heads_of, (torch.randn(2, num_tokens, 3, 3, 4, requires_grad=True),))
+
+
+def heads_of(qkv_BLTNE: Tensor) -> Heads:
+    q_BNLE, k_BNLE, v_BNLE = qkv_BLTNE.permute(2, 0, 3, 1, 4)
+    return q_BNLE.tanh(), 2 * k_BNLE, v_BNLE
 
 
 @pytest.mark.parametrize("together", [1, 4, 9, 128])
@@ -46,40 +51,38 @@ def test_groups_are_all_scales_in_order(
 @pytest.mark.parametrize("together", [1, 4, 128])
 def test_it_is_torchs(together: int, schedule: ScaleSchedule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "TOGETHER", together)
-    q_BNLE, k_BNLE, v_BNLE = inputs(schedule.num_tokens)
-    sight = sight_of(schedule)
-    found_BNLE = attend(q_BNLE, k_BNLE, v_BNLE, sight)
-    expected_BNLE = F.scaled_dot_product_attention(q_BNLE, k_BNLE, v_BNLE, attn_mask=sight.mask_LL, scale=1.0)
+    heads, sight = inputs(schedule.num_tokens), sight_of(schedule)
+    found_BNLE = attend(heads, sight)
+    expected_BNLE = F.scaled_dot_product_attention(*heads.made, attn_mask=sight.mask_LL, scale=1.0)
     torch.testing.assert_close(found_BNLE, expected_BNLE)
     pull_BNLE = torch.randn(found_BNLE.shape)
-    gradients = [torch.autograd.grad(out, (q_BNLE, k_BNLE, v_BNLE), pull_BNLE) for out in (found_BNLE, expected_BNLE)]
-    for mine, torchs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-5)
+    mine, torchs = (torch.autograd.grad(out, heads.inputs, pull_BNLE) for out in (found_BNLE, expected_BNLE))
+    torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-5)
 
 
 def test_without_sight_all_tokens_look_at_all() -> None:
-    q_BNLE, k_BNLE, v_BNLE = inputs(7)
-    expected_BNLE = F.scaled_dot_product_attention(q_BNLE, k_BNLE, v_BNLE, scale=1.0)
-    torch.testing.assert_close(attend(q_BNLE, k_BNLE, v_BNLE), expected_BNLE)
+    heads = inputs(7)
+    torch.testing.assert_close(attend(heads), F.scaled_dot_product_attention(*heads.made, scale=1.0))
 
 
 def test_in_bf16_it_differs_by_rounding() -> None:
     schedule = ScaleSchedule((Size(1, 1), Size(32, 32)))
-    sight, low_qkv = sight_of(schedule), [x_BNLE.bfloat16() for x_BNLE in inputs(schedule.num_tokens)]
-    low_BNLE, exact_BNLE = attend(*low_qkv, sight), attend(*(x_BNLE.float() for x_BNLE in low_qkv), sight)
+    sight, [qkv_BLTNE] = sight_of(schedule), inputs(schedule.num_tokens).inputs
+    low_BLTNE = qkv_BLTNE.bfloat16()
+    low_BNLE, exact_BNLE = (attend(Recomputed(heads_of, (x,)), sight) for x in (low_BLTNE, low_BLTNE.float()))
     assert low_BNLE.dtype == torch.bfloat16
     assert (low_BNLE - exact_BNLE).norm() < 2**-6 * exact_BNLE.norm()
 
 
-def test_no_scores_are_kept_for_the_backward_pass() -> None:
-    schedule = SCHEDULES["larger than a group"]
-    kept: list[Tensor] = []
-    q_BNLE, k_BNLE, v_BNLE = inputs(schedule.num_tokens)
+def test_neither_heads_nor_scores_are_kept_for_the_backward_pass() -> None:
+    """What heads are made of is, and what is found."""
+    schedule, kept = SCHEDULES["larger than a group"], list[Tensor]()
+    heads = inputs(schedule.num_tokens)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        attend(q_BNLE, k_BNLE, v_BNLE, sight_of(schedule))
-    assert sum(tensor.numel() for tensor in kept) == 4 * q_BNLE.numel()
+        found_BNLE = attend(heads, sight_of(schedule))
+    assert [tuple(x.shape) for x in kept] == [tuple(x.shape) for x in (found_BNLE, *heads.inputs)]
 
 
 def test_heads_of_a_token_lie_side_by_side() -> None:
-    found_BNLE = attend(*inputs(13), sight_of(ScaleSchedule((Size(1, 1), Size(3, 4)))))
+    found_BNLE = attend(inputs(13), sight_of(ScaleSchedule((Size(1, 1), Size(3, 4)))))
     assert found_BNLE.transpose(1, 2).is_contiguous()

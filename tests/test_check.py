@@ -139,10 +139,10 @@ def test_gpus_that_are_only_named() -> None:
 
 def test_what_does_not_fit_a_gpu() -> None:
     lines, refused = answers("large", workers=1, device="h100")
-    assert step(lines, 2).startswith("2 memory    NO  the tokenizer needs ")
-    assert refused.startswith("this will not work: 2 memory: the tokenizer needs ")
+    assert step(lines, 2).startswith("2 memory    NO  the autoregressor needs ")
+    assert refused.startswith("this will not work: 2 memory: the autoregressor needs ")
     assert (
-        "choose more --workers, --tokenizer.train.recompute blocks, or a smaller --tokenizer.train.batch-size"
+        "choose more --workers, --autoregressor.train.recompute blocks, or a smaller --autoregressor.train.batch-size"
         in refused
     )
     assert not any(line.startswith("verdict") for line in lines)

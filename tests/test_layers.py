@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from mars_dist.attention import Sight, groups_of
 from mars_dist.layers import Attention, Block, KeyValueCache, grow, init_transformer, shrink
+from mars_dist.recomputed import Recomputed
 from mars_dist.scales import ScaleSchedule, Size
 
 SCHEDULE = ScaleSchedule((Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2)))
@@ -17,6 +18,11 @@ SIGHT = Sight(MASK_LL, groups_of(SCHEDULE))
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+def as_it_is(x_BLD: Tensor) -> Recomputed[Tensor]:
+    """Without a norm before the layer."""
+    return Recomputed(lambda x_BLD: x_BLD, (x_BLD,))
 
 
 def plain_attention(layer: Attention, x_BLD: Tensor, mask_LL: Tensor) -> Tensor:
@@ -42,25 +48,25 @@ def test_attention_is_what_a_loop_over_heads_gives(normalised: bool) -> None:
     if normalised:
         layer.log_temperature_N11.data = torch.tensor([0.0, 1.0, 9.0]).view(3, 1, 1)
     x_BLD = torch.randn(2, SCHEDULE.num_tokens, 12)
-    torch.testing.assert_close(layer(x_BLD, SIGHT), plain_attention(layer, x_BLD, MASK_LL))
+    torch.testing.assert_close(layer(as_it_is(x_BLD), SIGHT), plain_attention(layer, x_BLD, MASK_LL))
     everything_LL = torch.ones_like(MASK_LL)
-    torch.testing.assert_close(layer(x_BLD), plain_attention(layer, x_BLD, everything_LL))
+    torch.testing.assert_close(layer(as_it_is(x_BLD)), plain_attention(layer, x_BLD, everything_LL))
 
 
 def test_a_cache_stands_for_the_tokens_before() -> None:
     layer = Attention(8, 4, normalised=True)
     x_BLD = torch.randn(2, SCHEDULE.num_tokens, 8)
     cache = KeyValueCache(2, 2, SCHEDULE.num_tokens, 4, like=x_BLD)
-    steps = [layer(x_BLD[:, span], cache=cache) for span in SCHEDULE.spans]
-    torch.testing.assert_close(torch.cat(steps, dim=1), layer(x_BLD, SIGHT))
+    steps = [layer(as_it_is(x_BLD[:, span]), cache=cache) for span in SCHEDULE.spans]
+    torch.testing.assert_close(torch.cat(steps, dim=1), layer(as_it_is(x_BLD), SIGHT))
     assert cache.length == SCHEDULE.num_tokens
 
 
 @pytest.mark.parametrize("normalised", [False, True])
 def test_attention_runs_in_bf16(normalised: bool) -> None:
     layer, x_BLD = Attention(8, 4, normalised), torch.randn(2, SCHEDULE.num_tokens, 8)
-    y_BLD = layer(x_BLD, SIGHT)
-    low_y_BLD = layer.bfloat16()(x_BLD.bfloat16(), SIGHT)
+    y_BLD = layer(as_it_is(x_BLD), SIGHT)
+    low_y_BLD = layer.bfloat16()(as_it_is(x_BLD.bfloat16()), SIGHT)
     assert low_y_BLD.dtype == torch.bfloat16
     torch.testing.assert_close(low_y_BLD.float(), y_BLD, rtol=0, atol=0.03)
 

@@ -6,7 +6,7 @@ from typing import Literal
 from mars_dist.config.checks import require_not_negative, require_positive, require_share
 
 Precision = Literal["auto", "float32", "bf16"]
-Recompute = Literal["nothing", "pointwise", "blocks"]
+Recompute = Literal["nothing", "blocks"]
 FEWEST_SCALES = 3
 """That quantizer dropout leaves (VAR)."""
 
@@ -116,8 +116,8 @@ class TrainConfig:
     replicas: int = 1
     """Whole copies of the model among the workers, such as one a node, each sharded over its own of them (HSDP)."""
     recompute: Recompute = "nothing"
-    """What blocks compute again for the backward pass instead of keeping it: less memory, more time. pointwise: all but
-    products with weights, which saves a third to a half; blocks: all but what goes into them."""
+    """blocks: for the backward pass all but what goes into them is computed again instead of kept, which takes a third
+    more time. What is cheap is never kept."""
     patience: int = 0
     """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
 

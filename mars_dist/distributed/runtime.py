@@ -4,8 +4,11 @@ import logging
 import os
 from typing import Any
 
-# Read by Ray when it is imported, and handed on to its workers.
+from mars_dist.memory import TUNABLES
+
+# Read by Ray when it is imported, or by its workers when they start.
 for name, value in {
+    "GLIBC_TUNABLES": TUNABLES,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or each start warns of a change to come
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # seconds until an end or a loss is noticed, 2 by default

@@ -1,6 +1,7 @@
 """Preprocessing over a real Ray runtime."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,8 +20,10 @@ import soundfile
 
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
+from mars_dist.distributed.cluster import over_cluster
 from mars_dist.distributed.data import encode, preprocess
 from mars_dist.lease import LEASE, sole_writer
+from mars_dist.memory import TUNABLES
 from mars_dist.pictures import estimate_bytes
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder, LocalFolder
@@ -32,6 +35,10 @@ class Lines(list[str]):
 
     def __call__(self, line: str) -> None:
         self.append(line)
+
+
+def test_workers_merge_what_they_free() -> None:
+    assert list(over_cluster(os.environ.get, ["GLIBC_TUNABLES"])) == [TUNABLES]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
