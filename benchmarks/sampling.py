@@ -3,7 +3,8 @@
     python benchmarks/sampling.py
 
 Depth 8, 680 tokens, two threads, batches of 1, 4 and 16. Both sides embed codes by the same quantizer. Plain VAR
-filters plainly: it sorts all logits of a token, and draws from what is left.
+filters plainly: it sorts all logits of a token, and draws from what is left. bf16 is autocast for it, as VAR samples;
+ours has bf16 weights, as `--sampling.precision bf16` does.
 """
 
 from functools import partial
@@ -15,6 +16,7 @@ from side_by_side import Call, Table, Times, options, product, product_rate, tak
 from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor
+from mars_dist.precision import in_bf16
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.sampling import SamplingConfig, sample_codes
 
@@ -57,11 +59,12 @@ def plain_draw(logits_BkV: Tensor) -> Tensor:
 
 def our_sampling(batch: int, dtype: torch.dtype) -> Call:
     model = Autoregressor(*ours_of(PLAIN), {"class": PLAIN.num_classes}).eval().requires_grad_(False)
+    if dtype == torch.bfloat16:
+        model = in_bf16(model)
     quantizer, conditions, ids = quantizer_of(PLAIN), {"class": torch.arange(batch)}, list(range(batch))
 
     def sample() -> None:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            sample_codes(model, quantizer, conditions, ids, SAMPLING)
+        sample_codes(model, quantizer, conditions, ids, SAMPLING)
 
     return sample
 

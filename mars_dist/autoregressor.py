@@ -118,14 +118,16 @@ class Autoregressor(nn.Module):
         With guidance t, of 2B samples, the same with conditions and without: (1 + t) asked - t unasked, of B (arXiv
         2207.12598, equation 6). Taken before the head, which is linear: it is spared half of the tokens.
         """
-        x_BkD = begun.condition_BD[:, None] if inputs_BkC is None else self.from_code(inputs_BkC)
+        x_BkD = begun.condition_BD[:, None]
+        if inputs_BkC is not None:
+            x_BkD = self.from_code(inputs_BkC.to(x_BkD.dtype))
         x_BkD, angles_ke = self.placed(x_BkD, self.schedule.spans[k])
         for block, modulation_BMD, cache in zip(self.blocks, begun.modulations, begun.caches, strict=True):
             x_BkD = block.transform(x_BkD, modulation_BMD, cache=cache, angles_Le=angles_ke)
         x_BkD = self.read_out(x_BkD, begun.head_B2D)
         if guidance is not None:
             asked_BkD, unasked_BkD = x_BkD.float().chunk(2)
-            x_BkD = (1 + guidance) * asked_BkD - guidance * unasked_BkD
+            x_BkD = ((1 + guidance) * asked_BkD - guidance * unasked_BkD).to(x_BkD.dtype)
         return self.logits(x_BkD)
 
     def placed(self, x_BLD: Tensor, span: slice) -> tuple[Tensor, Tensor | None]:

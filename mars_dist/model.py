@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mars_dist.dataset import Columns, DatasetInfo
 from mars_dist.fetched import on_disk
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT, Phase, wave_from_picture
+from mars_dist.precision import in_bf16
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.serialize import fingerprint, first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.spectrogram import picture_from_wave
@@ -217,7 +219,12 @@ class Mars:
         quantizer, device = self.tokenizer.quantizer, self.autoregressor.levels_KD.device
         conditions = self.complete(conditions, ids, sampling)
         conditions = {name: values.to(device) for name, values in conditions.items()}
-        return self.decode(sample_codes(self.autoregressor, quantizer, conditions, ids, sampling))
+        autoregressor = self.bf16_autoregressor if sampling.precision == "bf16" else self.autoregressor
+        return self.decode(sample_codes(autoregressor, quantizer, conditions, ids, sampling))
+
+    @cached_property
+    def bf16_autoregressor(self) -> Autoregressor:
+        return in_bf16(self.autoregressor)
 
     @torch.inference_mode()
     def encode(self, waves_BT: Tensor) -> Tensor:

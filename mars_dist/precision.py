@@ -3,15 +3,26 @@
 Without AMX or AVX512-bf16 a CPU's products in bf16 take 10 to 300 times as long as in float32 (docs/log.md).
 """
 
+from copy import deepcopy
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from mars_dist.config import Precision
 
+Network = TypeVar("Network", bound=nn.Module)
 PRODUCTS_IN_BF16 = ("amx_bf16", "avx512_bf16", "arm_bf16")
 """As torch names what a CPU can do."""
+
+
+def in_bf16(model: Network) -> Network:
+    """A copy with bf16 parameters; buffers, such as angles, stay as they are."""
+    low = deepcopy(model)
+    for parameter in low.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return low
 
 
 def settled(asked: Precision, device: Literal["cpu", "cuda"]) -> Precision:

@@ -39,6 +39,8 @@ class SamplingConfig:
     seed: int = 0
     unasked: Literal["histogram", "null"] = "histogram"
     """What is not asked for: drawn as the training notes that have what is asked for have it, or left to the model."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: faster on GPUs and on CPUs that multiply in it; a note may then be another one in another batch."""
 
     def __post_init__(self) -> None:
         for name in ScaleSampling._fields:
@@ -90,7 +92,8 @@ def sample_codes(
     ids: list[int],
     config: SamplingConfig,
 ) -> Tensor:
-    """Codes (B, L). The noise of a sample depends on (config.seed, its id) alone, not on its batch."""
+    """Codes (B, L), in the precision of the model. The noise of a sample depends on (config.seed, its id) alone, not on
+    its batch."""
     batch, scales = len(ids), config.per_scale(model.schedule)
     keys_B = noise.keys(config.seed, ids).to(quantizer.codebook_Rc.device)
     guided = any(scale.guidance > 0 for scale in scales)

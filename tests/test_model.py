@@ -34,6 +34,7 @@ from mars_dist.model import (
     save_autoregressor,
     save_tokenizer,
 )
+from mars_dist.precision import in_bf16
 from mars_dist.sampling import SamplingConfig
 from mars_dist.scales import Size
 from mars_dist.serialize import read_json, write_json
@@ -211,6 +212,16 @@ def test_notes_are_generated(folder: Path) -> None:
 PER_SCALE = SamplingConfig(
     guidance=(1.0, 0.0, 3.0), temperature=(2.0, 1.0, 0.5), top_k=(0, 8, 4), top_p=(1.0, 0.9, 0.8)
 )
+
+
+def test_bf16_is_what_the_autoregressor_foretells_in(folder: Path) -> None:
+    mars, drawn = Mars.from_pretrained(folder), list[Tensor]()
+    low = replace(mars, autoregressor=in_bf16(mars.autoregressor))
+    for which, precision in ((mars, "float32"), (mars, "bf16"), (low, "float32"), (mars, "float32")):
+        config = SamplingConfig(precision=precision, top_k=0, top_p=1.0)
+        drawn.append(which.sample_pictures(mars.vocabulary.of_words(16), list(range(16)), config))
+    assert torch.equal(drawn[1], drawn[2]) and drawn[1].dtype == torch.float32
+    assert torch.equal(drawn[0], drawn[3]) and not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize("sampling", [SamplingConfig(), PER_SCALE, replace(PER_SCALE, unasked="null")])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mars_dist import noise
 from mars_dist.autoregressor import Autoregressor, Begun, Conditions
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
+from mars_dist.precision import in_bf16
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.sampling import SamplingConfig, ScaleSampling, draw, keep_likely, sample_codes
 from mars_dist.scales import Size
@@ -74,6 +75,24 @@ def test_a_sample_does_not_depend_on_its_batch(
     assert together_BL.shape == (3, TOKENIZER.schedule.num_tokens)
     for i in range(3):
         assert torch.equal(sample_codes(model, quantizer, one(CONDITIONS, i), [i], config), together_BL[i : i + 1])
+
+
+def test_in_bf16_logits_differ_by_rounding(model: Watched, quantizer: MultiScaleQuantizer) -> None:
+    """And guidance, which is taken between norm and head, is still taken."""
+    low, f_hat_BChw = in_bf16(model), torch.randn(6, TOKENIZER.code_width, *TOKENIZER.schedule.latent_grid)
+    twice = {name: torch.cat([values, torch.full_like(values, -1)]) for name, values in CONDITIONS.items()}
+    inputs_BkC, logits = quantizer.next_input(1, f_hat_BChw), dict[tuple[bool, float], Tensor]()
+    for which in (model, low):
+        for guidance in (0.0, 2.0):
+            begun = which.begin(twice)
+            which.predict_scale(0, None, begun, guidance)
+            logits[which is low, guidance] = which.predict_scale(1, inputs_BkC, begun, guidance).float()
+    for guidance in (0.0, 2.0):
+        exact_BkV = logits[False, guidance]
+        assert 0 < (logits[True, guidance] - exact_BkV).norm() < 0.03 * exact_BkV.norm()
+    assert (logits[True, 2.0] - logits[True, 0.0]).norm() > 0.2 * logits[True, 0.0].norm()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert low.angles_Le.dtype == torch.float32
 
 
 def test_seed_and_id_are_the_noise(model: Watched, quantizer: MultiScaleQuantizer) -> None:
