@@ -1,8 +1,9 @@
-"""Scale schedules, square and rectangular, and one codebook for all scales against one for each.
+"""One codebook for all scales against one for each, and a tall grid against a square one, up to the samples.
 
     python benchmarks/schedules.py --data quickstart/pictures --out studies/schedules
 
-Patches by area, latent tokens at the last scale, widths and steps are the same for all.
+Patches by area, latent tokens at the last scale, widths and steps are the same for all. More schedules, by their
+reconstructions alone: tune/scale_schedules.py.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,9 @@ from mars_dist.config import TokenizerConfig
 from mars_dist.presets import TINY
 from mars_dist.scales import Size
 
-SQUARE, TALL, WIDE = Size(4, 4), Size(2, 8), Size(8, 2)
 SCHEDULES = {
-    "tall": (TALL, "1x1 2x1 4x1 8x1 16x1 16x4"),
-    "tall, last scale alone": (TALL, "1x1 16x4"),
-    "square": (SQUARE, "1x1 2x2 4x4 8x8"),
-    "wide": (WIDE, "1x1 1x2 1x4 1x8 1x16 4x16"),
+    "tall": (Size(2, 8), "1x1 2x1 4x1 8x1 16x1 16x4"),
+    "square": (Size(4, 4), "1x1 2x2 4x4 8x8"),
 }
 COLUMNS = (
     "mse_reconstruction",

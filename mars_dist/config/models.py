@@ -96,7 +96,7 @@ class AutoregressorConfig:
     """rotary: rows and columns in cells of the latent grid turn queries and keys (Infinity, arXiv 2412.04431)."""
     modulation: Literal["shared", "own"] = "shared"
     """Whether all blocks share one projection of the condition (AdaLN), or each has its own (VAR's)."""
-    scale_weight: float = 1.0
+    scale_weight: float = 0.5
     """A scale of n tokens has n**scale_weight of the loss: 1 every token alike, 0.5 Infinity's, 0 every scale alike."""
     drop_path: float = 0.0
     """Probability that a sample skips the last block; earlier blocks proportionally less."""

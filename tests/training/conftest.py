@@ -62,7 +62,7 @@ def autoregressor_with_options(
     """20 steps, on that tokenizer's codes, with what an autoregressor does not have by default."""
     config = autoregressor_plan.config
     assert isinstance(config, AutoregressorRunConfig)
-    options = {"positions": "rotary", "modulation": "own", "scale_weight": 0.5, "condition_on_qualities": True}
+    options = {"positions": "rotary", "modulation": "own", "scale_weight": 1.0, "condition_on_qualities": True}
     config = replace(config, autoregressor=replace(config.autoregressor, **options))
     folder = tmp_path_factory.mktemp("options") / "autoregressor"
     plan = Plan(config, encode_here(tokenizer_with_options), folder, tokenizer_with_options.folder)
