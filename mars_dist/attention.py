@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mars_dist.recomputed import Recomputed
+from mars_dist.recomputed import Recomputed, made_again
 from mars_dist.scales import ScaleSchedule
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -77,9 +77,7 @@ class AttendByGroups(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out_BNLE: Tensor) -> tuple[Tensor | None, ...]:
         out_BNLE, *kept = ctx.saved_tensors
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in kept]
-            heads = ctx.make(*inputs)
+        inputs, heads = made_again(ctx.make, kept)
         out_HLE, d_out_HLE = out_BNLE.flatten(0, 1), d_out_BNLE.flatten(0, 1)
         q_HLE, k_HLE, v_HLE = (x_BNLE.detach().flatten(0, 1) for x_BNLE in heads)
         d_q_HLE, d_k_HLE, d_v_HLE = torch.empty_like(q_HLE), torch.zeros_like(k_HLE), torch.zeros_like(v_HLE)

@@ -7,7 +7,7 @@ block would keep (selective recomputation: Korthikanti et al. 2022, arXiv 2205.0
 Suffixes: B batch, L tokens, D width, T tokens of all samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -50,12 +50,17 @@ class LinearOfRecomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y_BLD: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in kept]
-            x_BLD = ctx.make(*inputs)
+        inputs, x_BLD = made_again(ctx.make, kept)
         d_y_TD = d_y_BLD.flatten(0, -2)
         d_weight, d_bias = d_y_TD.T @ x_BLD.detach().flatten(0, -2), d_y_TD.sum(0)
         return None, d_weight, d_bias, *torch.autograd.grad(x_BLD, inputs, d_y_BLD @ weight)
+
+
+def made_again(make: Callable[..., Made], kept: Iterable[Tensor]) -> tuple[list[Tensor], Made]:
+    """In a backward pass: leaves with the values that were kept, and what is made of them, to be derived by them."""
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in kept]
+        return inputs, make(*inputs)
 
 
 def norm(x_BLD: Tensor, weight_D: Tensor, bias_D: Tensor) -> Tensor:
