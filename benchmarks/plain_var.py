@@ -116,7 +116,7 @@ class PlainBlock(nn.Module):
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.attention = PlainAttention(width, config.head_width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
         self,

@@ -1,10 +1,10 @@
 """Attention: of all tokens to all others, or of each token to its own scale and all coarser ones.
 
-Suffixes: B batch, N heads, L tokens, E head width; H heads of all samples, q the tokens of a group, k those that they
-look at.
+Suffixes: B batch, N heads, L tokens, E head width; H heads of several samples, q the tokens of a group, k those that
+they look at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,8 @@ Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values (B, N, L, E)."""
 TOGETHER = 128
 """Tokens of coarse scales that are computed at once, under a mask: alone they would be many small products."""
+SCORES_AT_ONCE = 2**21
+"""Of several samples: more of them leave a CPU's cache between the product that makes them and the one that reads."""
 
 
 class Sight(NamedTuple):
@@ -53,7 +55,7 @@ def attend(heads: Recomputed[Heads], sight: Sight | None = None) -> Tensor:
 
 
 class AttendByGroups(torch.autograd.Function):
-    """One group of scales after the other, each to the tokens up to its end.
+    """One group of scales after the other, each to the tokens up to its end, a few samples at once.
 
     Queries, keys, values and scores are computed again for the backward pass (FlashAttention's way, arXiv 2205.14135,
     section 3.1), and what groups add to the gradients of keys and values is added in place.
@@ -61,14 +63,14 @@ class AttendByGroups(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sight: Sight, make: Callable[..., Heads], *inputs: Tensor) -> Tensor:
-        q_BNLE, k_BNLE, v_BNLE = make(*inputs)
-        batch_and_heads, (num_tokens, head_width) = q_BNLE.shape[:2], q_BNLE.shape[2:]
-        q_HLE, k_HLE, v_HLE = (x_BNLE.flatten(0, 1) for x_BNLE in (q_BNLE, k_BNLE, v_BNLE))
+        q_BNLE, k_BNLE, v_BNLE = (x_BNLE.contiguous() for x_BNLE in make(*inputs))
+        batch, num_heads, num_tokens, head_width = q_BNLE.shape
         # Laid out with a token's heads side by side, as what comes next reads it.
-        out_BNLE = q_BNLE.new_empty(len(q_BNLE), num_tokens, q_BNLE.shape[1], head_width).transpose(1, 2)
-        for group in sight.groups:
-            found_HqE = torch.bmm(look(q_HLE, k_HLE, group, sight), v_HLE[:, : group.stop])
-            out_BNLE[:, :, group] = found_HqE.unflatten(0, batch_and_heads)
+        out_BNLE = q_BNLE.new_empty(batch, num_tokens, num_heads, head_width).transpose(1, 2)
+        for group, samples in parts(batch, num_heads, sight.groups):
+            q_HqE, k_HkE, v_HkE = seen(group, samples, q_BNLE, k_BNLE, v_BNLE)
+            found_HqE = torch.bmm(look(q_HqE, k_HkE, group, sight), v_HkE)
+            out_BNLE[samples, :, group] = found_HqE.unflatten(0, (-1, num_heads))
         ctx.save_for_backward(out_BNLE, *inputs)
         ctx.sight, ctx.make = sight, make
         return out_BNLE
@@ -78,25 +80,39 @@ class AttendByGroups(torch.autograd.Function):
     def backward(ctx: Any, d_out_BNLE: Tensor) -> tuple[Tensor | None, ...]:
         out_BNLE, *kept = ctx.saved_tensors
         inputs, heads = made_again(ctx.make, kept)
-        out_HLE, d_out_HLE = out_BNLE.flatten(0, 1), d_out_BNLE.flatten(0, 1)
-        q_HLE, k_HLE, v_HLE = (x_BNLE.detach().flatten(0, 1) for x_BNLE in heads)
-        d_q_HLE, d_k_HLE, d_v_HLE = torch.empty_like(q_HLE), torch.zeros_like(k_HLE), torch.zeros_like(v_HLE)
-        mean_HL1 = (d_out_HLE * out_HLE).sum(-1, keepdim=True)
-        for group in ctx.sight.groups:
-            seen = slice(group.stop)
-            weights_Hqk = look(q_HLE, k_HLE, group, ctx.sight)
-            d_v_HLE[:, seen].baddbmm_(weights_Hqk.mT, d_out_HLE[:, group])
-            d_scores_Hqk = torch.bmm(d_out_HLE[:, group], v_HLE[:, seen].mT)
-            d_scores_Hqk.sub_(mean_HL1[:, group]).mul_(weights_Hqk)
-            d_q_HLE[:, group] = torch.bmm(d_scores_Hqk, k_HLE[:, seen])
-            d_k_HLE[:, seen].baddbmm_(d_scores_Hqk.mT, q_HLE[:, group])
-        d_heads = [d_x_HLE.view(d_out_BNLE.shape) for d_x_HLE in (d_q_HLE, d_k_HLE, d_v_HLE)]
-        return None, None, *torch.autograd.grad(heads, inputs, d_heads)
+        q_BNLE, k_BNLE, v_BNLE = (x_BNLE.detach().contiguous() for x_BNLE in heads)
+        d_q_BNLE, d_k_BNLE, d_v_BNLE = torch.empty_like(q_BNLE), torch.zeros_like(k_BNLE), torch.zeros_like(v_BNLE)
+        mean_BNL1 = (d_out_BNLE * out_BNLE).sum(-1, keepdim=True)
+        d_out_BNLE = d_out_BNLE.contiguous()
+        for group, samples in parts(len(q_BNLE), q_BNLE.shape[1], ctx.sight.groups):
+            q_HqE, k_HkE, v_HkE = seen(group, samples, q_BNLE, k_BNLE, v_BNLE)
+            d_q_HqE, d_k_HkE, d_v_HkE = seen(group, samples, d_q_BNLE, d_k_BNLE, d_v_BNLE)
+            d_out_HqE, mean_Hq1 = (x_BNLE[samples].flatten(0, 1)[:, group] for x_BNLE in (d_out_BNLE, mean_BNL1))
+            weights_Hqk = look(q_HqE, k_HkE, group, ctx.sight)
+            d_v_HkE.baddbmm_(weights_Hqk.mT, d_out_HqE)
+            d_scores_Hqk = torch.bmm(d_out_HqE, v_HkE.mT).sub_(mean_Hq1).mul_(weights_Hqk)
+            d_q_HqE.copy_(torch.bmm(d_scores_Hqk, k_HkE))
+            d_k_HkE.baddbmm_(d_scores_Hqk.mT, q_HqE)
+        return None, None, *torch.autograd.grad(heads, inputs, (d_q_BNLE, d_k_BNLE, d_v_BNLE))
 
 
-def look(q_HLE: Tensor, k_HLE: Tensor, group: slice, sight: Sight) -> Tensor:
-    """Of the tokens of a group, the weights (H, q, k) of all tokens up to its end; softmax in float32."""
-    scores_Hqk = torch.bmm(q_HLE[:, group], k_HLE[:, : group.stop].mT)
+def parts(batch: int, num_heads: int, groups: tuple[slice, ...]) -> Iterator[tuple[slice, slice]]:
+    """Each group with each few samples that are computed together."""
+    for group in groups:
+        num_samples = max(1, SCORES_AT_ONCE // (num_heads * (group.stop - group.start) * group.stop))
+        for start in range(0, batch, num_samples):
+            yield group, slice(start, start + num_samples)
+
+
+def seen(group: slice, samples: slice, q_BNLE: Tensor, k_BNLE: Tensor, v_BNLE: Tensor) -> Heads:
+    """Views, of all heads of these samples: the group's queries (H, q, E), and what they look at (H, k, E)."""
+    q_HLE, k_HLE, v_HLE = (x_BNLE[samples].flatten(0, 1) for x_BNLE in (q_BNLE, k_BNLE, v_BNLE))
+    return q_HLE[:, group], k_HLE[:, : group.stop], v_HLE[:, : group.stop]
+
+
+def look(q_HqE: Tensor, k_HkE: Tensor, group: slice, sight: Sight) -> Tensor:
+    """Of the tokens of a group, the weights (H, q, k) of all tokens up to its end."""
+    scores_Hqk = torch.bmm(q_HqE, k_HkE.mT)
     if group == sight.groups[0]:  # the only one of several scales
         scores_Hqk.masked_fill_(~sight.mask_LL[group, : group.stop], -torch.inf)
-    return scores_Hqk.softmax(-1, dtype=torch.float32).to(q_HLE.dtype)
+    return scores_Hqk.softmax(-1)  # in float32 whatever the type: the kernel rounds what it has found

@@ -99,8 +99,7 @@ class KeyValueCache:
 
 class Mlp(nn.Sequential):
     def __init__(self, width: int) -> None:
-        gelu = nn.GELU(approximate="tanh")
-        super().__init__(nn.Linear(width, 4 * width), gelu, nn.Linear(4 * width, width))
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x_BLD: Recomputed[Tensor]) -> Tensor:
         widen, gelu, narrow = cast("tuple[nn.Linear, nn.GELU, nn.Linear]", tuple(self))

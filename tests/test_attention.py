@@ -48,9 +48,13 @@ def test_groups_are_all_scales_in_order(
     assert others == [span for span in schedule.spans if span.start >= first.stop]
 
 
+@pytest.mark.parametrize("scores_at_once", [1, 700, attention.SCORES_AT_ONCE])
 @pytest.mark.parametrize("together", [1, 4, 128])
-def test_it_is_torchs(together: int, schedule: ScaleSchedule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_torchs(
+    together: int, scores_at_once: int, schedule: ScaleSchedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention, "TOGETHER", together)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", scores_at_once)
     heads, sight = inputs(schedule.num_tokens), sight_of(schedule)
     found_BNLE = attend(heads, sight)
     expected_BNLE = F.scaled_dot_product_attention(*heads.made, attn_mask=sight.mask_LL, scale=1.0)
