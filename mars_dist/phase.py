@@ -32,9 +32,11 @@ def wave_from_picture(picture_B1FN: Tensor, config: SpectrogramConfig, phase: Ph
     """
     magnitude_BFN = whole_magnitude(picture_B1FN, config)
     random_FN = random_phase(magnitude_BFN, seed)
-    if phase == "griffin_lim":
-        return griffin_lim(magnitude_BFN, random_FN.expand_as(magnitude_BFN), config, ITERATIONS[phase])
-    return griffin_lim(magnitude_BFN, pghi(magnitude_BFN, random_FN, config), config, ITERATIONS[phase])
+    start_BFN = random_FN.expand_as(magnitude_BFN) if phase == "griffin_lim" else pghi(magnitude_BFN, random_FN, config)
+    # On a CPU one after the other: several leave its cache, and FFTs of several may round otherwise than of one.
+    at_once = len(magnitude_BFN) if magnitude_BFN.is_cuda else 1
+    parts = zip(magnitude_BFN.split(at_once), start_BFN.split(at_once), strict=True)
+    return torch.cat([griffin_lim(*part, config, ITERATIONS[phase]) for part in parts])
 
 
 def whole_magnitude(picture_B1FN: Tensor, config: SpectrogramConfig) -> Tensor:

@@ -219,7 +219,7 @@ def test_bf16_is_what_the_autoregressor_foretells_in(folder: Path) -> None:
     low = replace(mars, autoregressor=in_bf16(mars.autoregressor))
     for which, precision in ((mars, "float32"), (mars, "bf16"), (low, "float32"), (mars, "float32")):
         config = SamplingConfig(precision=precision, top_k=0, top_p=1.0)
-        drawn.append(which.sample_pictures(mars.vocabulary.of_words(16), list(range(16)), config))
+        drawn.append(which.sample_pictures(mars.vocabulary.of_words(256), list(range(256)), config))
     assert torch.equal(drawn[1], drawn[2]) and drawn[1].dtype == torch.float32
     assert torch.equal(drawn[0], drawn[3]) and not torch.equal(drawn[0], drawn[1])
 

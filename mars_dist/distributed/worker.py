@@ -75,14 +75,17 @@ class RayRun:
             self.line.say(line)
 
     def wish(self) -> Wish:
-        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike, once."""
+        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike, once.
+
+        Each worker waits for all others to ask too: also the one that alone knows that the run is to stop.
+        """
+        self.num_asked += 1
+        told = False
+        if not self.told_of_preemption and self.num_asked % STEPS_BETWEEN_QUESTIONS == 0:
+            told = self.told_of_preemption = ray.train.get_preemption_info() is not None
         if self.stop.is_set():
             return Wish.STOP
-        self.num_asked += 1
-        if self.told_of_preemption or self.num_asked % STEPS_BETWEEN_QUESTIONS:
-            return Wish.GO_ON
-        self.told_of_preemption = ray.train.get_preemption_info() is not None
-        return Wish.SAVE if self.told_of_preemption else Wish.GO_ON
+        return Wish.SAVE if told else Wish.GO_ON
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Every worker's shards go into one folder of the storage, in the background.

@@ -9,6 +9,8 @@ import ray
 from mars_dist.distributed import console as consoles
 from mars_dist.distributed.console import ALIKE, Line, console
 from mars_dist.distributed.train import there_is
+from mars_dist.distributed.worker import STEPS_BETWEEN_QUESTIONS, RayRun
+from mars_dist.training.run import Wish
 
 
 @ray.remote(num_cpus=0)
@@ -30,6 +32,16 @@ def test_lines_come_here_and_the_wish_to_stop_goes_there(monkeypatch: pytest.Mon
         assert ray.get(stopped)
     quiet = "nothing was heard for 2 s: 9 workers want a CPU each; 1 nodes have 4 CPUs, 4 of them free"
     assert "started" in said and quiet in said
+
+
+def test_who_is_told_to_stop_asks_what_the_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 alone is told, and the others would wait for it for ever."""
+    asked, run = list[int](), object.__new__(RayRun)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: asked.append(run.num_asked))
+    run.stop, run.num_asked, run.told_of_preemption = Event(), 0, False
+    run.stop.set()
+    assert {run.wish() for _ in range(2 * STEPS_BETWEEN_QUESTIONS)} == {Wish.STOP}
+    assert asked == [STEPS_BETWEEN_QUESTIONS, 2 * STEPS_BETWEEN_QUESTIONS]
 
 
 def test_one_of_several_is_stopped_alone() -> None:
