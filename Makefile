@@ -12,8 +12,8 @@ help:  ## this list
 quickstart: .venv  ## from nothing to sound: renders notes, trains both stages, samples
 	$(BIN)/mars quickstart
 
-test: .venv  ## all tests but the long ones of clusters
-	$(BIN)/pytest
+test: .venv  ## all tests but the long ones of clusters, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 test-cluster: .venv  ## clusters, jobs, sweeps; nodes and hosts that are lost (root, for network namespaces)
 	$(BIN)/pytest -m cluster

@@ -12,10 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from mars_dist.attention import Sight, groups_of
+from mars_dist.attention import ALL, Sight, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
+from mars_dist.cross_entropy import nats_of
 from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer
 from mars_dist.recomputed import Recomputed, modulated_norm
 from mars_dist.scales import ScaleSchedule
@@ -25,8 +25,6 @@ Conditions = Mapping[str, Tensor]
 
 MODULATIONS = 6
 """Gates, scales and shifts of a block's attention and of its MLP."""
-LOGITS_AT_ONCE = 2**22
-"""In training: more of them would be what takes most of the memory."""
 LONGEST_WAVE = 100.0
 """Of the rotary positions, in cells of the latent grid over 2 pi; grids are tens of cells wide."""
 
@@ -150,20 +148,9 @@ class Autoregressor(nn.Module):
         return self.head(x_BLD).unflatten(-1, (self.branches, -1)).flatten(1, 2)
 
     def nats(self, x_BLD: Tensor, codes_BL: Tensor) -> Tensor:
-        """(B, codes): the cross-entropy of each code. Logits exist for some tokens at a time, and once more for the
-        backward pass."""
-        x_TD, codes_TP = x_BLD.flatten(0, 1), codes_BL.long().view(-1, self.branches)
-        size = max(1, LOGITS_AT_ONCE // self.head.out_features)
-
-        def nats_of(x_TD: Tensor, codes_TP: Tensor) -> Tensor:
-            logits_TPV = self.head(x_TD).float().unflatten(-1, (self.branches, -1))
-            return F.cross_entropy(logits_TPV.flatten(0, 1), codes_TP.flatten(), reduction="none")
-
-        if len(x_TD) <= size:
-            return nats_of(x_TD, codes_TP).view(codes_BL.shape)
-        parts = zip(x_TD.split(size), codes_TP.split(size), strict=True)
-        nats = [checkpoint(nats_of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-        return torch.cat(nats).view(codes_BL.shape)
+        """(B, codes): the cross-entropy of each code."""
+        codes_TP = codes_BL.long().view(-1, self.branches)
+        return nats_of(x_BLD.flatten(0, 1), self.head, codes_TP).view(codes_BL.shape)
 
     def condition(self, conditions: Conditions) -> Tensor:
         """The sum of the conditions' embeddings, through an MLP: (B, D)."""
@@ -217,7 +204,7 @@ class ConditionedBlock(nn.Module):
         x_BLD: Tensor,
         modulation_BMD: Tensor,
         *,
-        sight: Sight | None = None,
+        sight: Sight = ALL,
         cache: KeyValueCache | None = None,
         angles_Le: Tensor | None = None,
         keep_B: Tensor | None = None,
@@ -226,7 +213,7 @@ class ConditionedBlock(nn.Module):
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]
         seen_BLD = Recomputed(modulated_norm, (x_BLD, scale_a, shift_a))
-        x_BLD = x_BLD + gate_a * self.attention(seen_BLD, sight, cache, angles_Le)
+        x_BLD = x_BLD + self.attention(seen_BLD, sight, cache, angles_Le, gate_a)
         return x_BLD + gate_m * self.mlp(Recomputed(modulated_norm, (x_BLD, scale_m, shift_m)))
 
 

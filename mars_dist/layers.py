@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.attention import Heads, Sight, attend
-from mars_dist.recomputed import Recomputed, linear, norm
+from mars_dist.attention import ALL, Heads, Sight, attend
+from mars_dist.recomputed import Recomputed, gated_linear, linear, norm
 from mars_dist.scales import Size
 
 LEAST_LENGTH = 1e-12
@@ -35,13 +35,15 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BLD: Recomputed[Tensor],
-        sight: Sight | None = None,
+        sight: Sight = ALL,
         cache: "KeyValueCache | None" = None,
         angles_Le: Tensor | None = None,
+        gate_B1D: Tensor | None = None,
     ) -> Tensor:
         """(B, L, D) -> (B, L, D). A cache holds the keys and values of the tokens before these.
 
         `angles_Le`: rotary positions, by which queries and keys are turned (RoFormer, arXiv 2104.09864).
+        `gate_B1D`: what the result is multiplied with.
         """
         inputs = [linear(x_BLD, self.qkv)]
         if self.log_temperature_N11 is not None:
@@ -49,7 +51,8 @@ class Attention(nn.Module):
         heads = Recomputed(partial(heads_of, self.head_width, angles_Le), tuple(inputs))
         if cache is not None:
             heads = Recomputed(cache.extend, heads.made)
-        return self.out(attend(heads, sight).transpose(1, 2).flatten(2))
+        found_BLD = attend(heads, sight).transpose(1, 2).flatten(2)
+        return self.out(found_BLD) if gate_B1D is None else gated_linear(found_BLD, self.out, gate_B1D)
 
 
 def heads_of(

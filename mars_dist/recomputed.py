@@ -1,10 +1,11 @@
 """Linear layers that do not keep what they read, where that is cheap to compute again.
 
 What a norm or a GELU gives is as large as what it was given, and a linear layer keeps it for the gradient of its
-weight. Attention does the same with its queries and keys: together 10 of the 22 widths a token that a transformer's
-block would keep (selective recomputation: Korthikanti et al. 2022, arXiv 2205.05198, section 5, for attention).
+weight. Attention does the same with its queries and keys, and with what its gate is multiplied with: together 11 of the
+22 widths a token that a transformer's block would keep (selective recomputation: Korthikanti et al. 2022, arXiv
+2205.05198, section 5, for attention).
 
-Suffixes: B batch, L tokens, D width, T tokens of all samples.
+Suffixes: B batch, L tokens, D width, H width before a layer, T tokens of all samples.
 """
 
 from collections.abc import Callable, Iterable
@@ -54,6 +55,35 @@ class LinearOfRecomputed(torch.autograd.Function):
         d_y_TD = d_y_BLD.flatten(0, -2)
         d_weight, d_bias = d_y_TD.T @ x_BLD.detach().flatten(0, -2), d_y_TD.sum(0)
         return None, d_weight, d_bias, *torch.autograd.grad(x_BLD, inputs, d_y_BLD @ weight)
+
+
+def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:
+    """(B, L, H) -> (B, L, D): what the layer makes of x, times each sample's gate."""
+    y_BLD: Tensor = GatedLinear.apply(x_BLH, layer.weight, layer.bias, gate_B1D)
+    return y_BLD
+
+
+class GatedLinear(torch.autograd.Function):
+    """(x, weight, bias, gate) -> gate (x weight^T + bias), without keeping what the gate is multiplied with.
+
+    From each sample's share of the weight's gradient, G = sum over tokens of d_y x, follow both sum over samples of
+    gate G, that gradient, and sum over H of weight G, the gate's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BLH: Tensor, weight_DH: Tensor, bias_D: Tensor, gate_B1D: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BLH, weight_DH, bias_D, gate_B1D)
+        return F.linear(x_BLH, weight_DH, bias_D).mul_(gate_B1D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y_BLD: Tensor) -> tuple[Tensor, ...]:
+        x_BLH, weight_DH, bias_D, gate_B1D = ctx.saved_tensors
+        share_BDH, share_BD = d_y_BLD.mT @ x_BLH, d_y_BLD.sum(1)
+        d_gate_BD = (share_BDH * weight_DH).sum(-1).addcmul_(share_BD, bias_D)
+        d_weight_DH = (share_BDH * gate_B1D.mT).sum(0)
+        d_bias_D = (share_BD * gate_B1D[:, 0]).sum(0)
+        return (d_y_BLD * gate_B1D) @ weight_DH, d_weight_DH, d_bias_D, d_gate_BD[:, None]
 
 
 def made_again(make: Callable[..., Made], kept: Iterable[Tensor]) -> tuple[list[Tensor], Made]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.layers import Mlp
-from mars_dist.recomputed import Recomputed, linear, modulated_norm, norm
+from mars_dist.recomputed import Recomputed, gated_linear, linear, modulated_norm, norm
 
 B, L, D = 2, 5, 8
 CASES = {
@@ -32,6 +32,22 @@ def test_values_and_gradients_are_those_of_a_plain_layer(
         *(torch.autograd.grad(y, leaves, pull_BLE) for y in (found_BLE, expected_BLE)), strict=True
     ):
         torch.testing.assert_close(mine, torchs)
+
+
+def test_a_gated_layer_keeps_what_it_reads_and_is_that_of_a_plain_one() -> None:
+    torch.manual_seed(0)
+    layer, kept = nn.Linear(D, 3).double(), list[Tensor]()
+    x_BLD, gate_B1E = (
+        torch.randn(B, size, width, dtype=torch.float64, requires_grad=True) for size, width in ((L, D), (1, 3))
+    )
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        found_BLE = gated_linear(x_BLD, layer, gate_B1E)
+    assert [tuple(x.shape) for x in kept] == [(B, L, D), (3, D), (3,), (B, 1, 3)]
+    expected_BLE = gate_B1E * layer(x_BLD)
+    torch.testing.assert_close(found_BLE, expected_BLE)
+    leaves, pull_BLE = (x_BLD, gate_B1E, layer.weight, layer.bias), torch.randn(B, L, 3, dtype=torch.float64)
+    mine, torchs = (torch.autograd.grad(y, leaves, pull_BLE) for y in (found_BLE, expected_BLE))
+    torch.testing.assert_close(mine, torchs)
 
 
 def test_an_mlp_keeps_what_it_reads_and_its_inner_values() -> None:

@@ -57,9 +57,11 @@ def sample(arguments: Sequence[str]) -> None:
             make(NewNotes(model, wanted, command.sampling, command.phase), folder, over_cluster, say)
         return
     from mars_dist.audio import write_wav
+    from mars_dist.memory import keep_freed_memory
     from mars_dist.model import Mars
     from mars_dist.serialize import write_json
 
+    keep_freed_memory()
     mars = Mars.from_pretrained(model)
     waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
