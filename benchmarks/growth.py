@@ -29,9 +29,9 @@ class Deep(PlainConfig):
 
 
 def square(num_tokens: int) -> tuple[int, ...]:
-    """Sides of scales with about so many tokens: those of the base, all in proportion."""
+    """Sides of scales with about so many tokens: those of the base, all but the first in proportion."""
     share = math.sqrt(num_tokens / BASE.num_tokens)
-    return tuple(max(1, round(side * share)) for side in BASE.sides)
+    return 1, *(max(1, round(side * share)) for side in BASE.sides[1:])
 
 
 GROWS: dict[str, dict[str, Callable[[], Call]]] = {

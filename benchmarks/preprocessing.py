@@ -2,8 +2,9 @@
 
     python benchmarks/preprocessing.py --notes quickstart/notes --out /tmp/rates
 
-Both sides make the same shards, in turns. A side's rate begins with its first finished shard: processes have started
-by then. Parts are timed in one thread, beside what bounds them: the least that must be done to the same bytes.
+Both sides make the same shards, in turns. A side's rate begins with as many finished shards as it has processes: all
+have started by then. Parts are timed in one thread, beside what bounds them: the least that must be done to the same
+bytes.
 """
 
 import io
@@ -51,14 +52,13 @@ def one_thread() -> None:
 
 
 def rate(way: Way, jobs: list[Job], folder: Path, config: SpectrogramConfig) -> float:
-    """Notes a second, from the first finished shard on."""
+    """Notes a second, once the processes have started."""
     shutil.rmtree(folder, ignore_errors=True)
-    start, num = 0.0, 0
-    for made in way(partial(make_shard, folder=Folder.open(folder), config=config), jobs):
-        if start:
-            num += made.num_notes
-        else:
-            start = perf_counter()
+    made = iter(way(partial(make_shard, folder=Folder.open(folder), config=config), jobs))
+    for _ in range(PROCESSES):
+        next(made)
+    start = perf_counter()
+    num = sum(one.num_notes for one in made)
     return num / (perf_counter() - start)
 
 

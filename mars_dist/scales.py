@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Size(NamedTuple):
@@ -79,11 +80,13 @@ class ScaleSchedule:
         return tuple(slice(end - size.area, end) for size, end in zip(self.sizes, self.ends, strict=True))
 
     @cached_property
-    def scale_of_token(self) -> NDArray[np.int64]:
+    def scale_of_token(self) -> "NDArray[np.int64]":
         """(L,): the scale that each token belongs to."""
+        import numpy as np  # half of what `mars --help` would take
+
         return np.repeat(np.arange(len(self)), [size.area for size in self.sizes])
 
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> "NDArray[np.bool_]":
         """(L, L): True where the row's token may look at the column's: at its own scale and all coarser ones."""
         scale = self.scale_of_token
         return scale[:, None] >= scale[None, :]

@@ -65,9 +65,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["mars_dist", "mars_dist.config", "mars_dist.presets"])
-def test_configuration_loads_neither_torch_nor_ray(module: str) -> None:
-    assert not loaded_by(f"import {module}") & {"torch", "ray", "pyarrow", "pandas"}
+@pytest.mark.parametrize("module", ["mars_dist", "mars_dist.config", "mars_dist.presets", "mars_dist.cli"])
+def test_configuration_and_help_load_nothing_large(module: str) -> None:
+    assert not loaded_by(f"import {module}") & {"torch", "ray", "pyarrow", "pandas", "numpy"}
 
 
 def test_the_package_alone_loads_nothing() -> None:
