@@ -42,10 +42,12 @@ lock: .venv  ## newest versions that fit pyproject.toml, for Python 3.11 and lat
 .PHONY: .venv
 .venv: .venv/installed  ## the environment alone
 
-# uv comes from PyPI through the venv's own pip: nothing but Python and make is asked of the machine.
+# uv comes from PyPI through the venv's own pip: nothing but Python and make is asked of the machine. Bytecode is made
+# here, once: where PYTHONDONTWRITEBYTECODE is set, every process would else compile torch anew, for seconds.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --requirement requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --compile-bytecode \
+		--requirement requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
