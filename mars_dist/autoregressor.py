@@ -12,8 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
-from mars_dist.attention import ALL, Sight, groups_of
+from mars_dist.attention import ALL, Sight, block_mask_of, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.cross_entropy import nats_of
 from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer
@@ -45,6 +46,8 @@ class Begun:
 class Autoregressor(nn.Module):
     """Conditions and running f_hat -> logits of every scale's own codes: no shift by one."""
 
+    compiled = False
+    """Whether blocks are: then they attend by FlexAttention on a GPU."""
     mask_LL: Tensor
     scale_of_token_L: Tensor
     angles_Le: Tensor
@@ -55,6 +58,7 @@ class Autoregressor(nn.Module):
         self.config = config
         self.schedule = tokenizer.schedule
         self.groups = groups_of(self.schedule)
+        self.block_mask: BlockMask | None = None
         self.branches = tokenizer.branches
         self.cardinalities = dict(cardinalities)
         width, num_tokens = config.width, self.schedule.num_tokens
@@ -90,13 +94,20 @@ class Autoregressor(nn.Module):
         """
         condition_BD = self.condition(conditions)
         x_BLD = torch.cat([condition_BD[:, None].to(inputs_BLC.dtype), self.from_code(inputs_BLC)], dim=1)
-        sight, shared_BMD = Sight(self.mask_LL, self.groups), self.shared_modulation(condition_BD)
+        shared_BMD = self.shared_modulation(condition_BD)
         x_BLD, angles_Le = self.placed(x_BLD, slice(None))
         for i, block in enumerate(self.blocks):
             keep_B = None if keep_BN is None else keep_BN[:, i]
-            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight=sight, angles_Le=angles_Le, keep_B=keep_B)
+            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight=self.sight, angles_Le=angles_Le, keep_B=keep_B)
         x_BLD = self.read_out(x_BLD, self.head_modulation(condition_BD))
         return self.logits(x_BLD) if codes_BL is None else self.nats(x_BLD, codes_BL)
+
+    @property
+    def sight(self) -> Sight:
+        """Of each token: its own scale and all coarser ones."""
+        if self.compiled and self.mask_LL.is_cuda and self.block_mask is None:  # not before the mask has moved there
+            self.block_mask = block_mask_of(self.mask_LL)
+        return Sight(self.mask_LL, self.groups, self.block_mask)
 
     def begin(self, conditions: Conditions) -> Begun:
         """Sampling: nothing is chosen yet."""

@@ -3,7 +3,7 @@
 What a norm or a GELU gives is as large as what it was given, and a linear layer keeps it for the gradient of its
 weight. Attention does the same with its queries and keys, and with what its gate is multiplied with: together 11 of the
 22 widths a token that a transformer's block would keep (selective recomputation: Korthikanti et al. 2022, arXiv
-2205.05198, section 5, for attention).
+2205.05198, section 5, for attention). Where a block is compiled, torch.compile chooses what is kept.
 
 Suffixes: B batch, L tokens, D width, H width before a layer, T tokens of all samples.
 """
@@ -34,6 +34,8 @@ class Recomputed(Generic[Made]):
 
 
 def linear(x_BLD: Recomputed[Tensor], layer: nn.Linear) -> Tensor:
+    if torch.compiler.is_compiling():
+        return F.linear(x_BLD.made, layer.weight, layer.bias)
     y_BLD: Tensor = LinearOfRecomputed.apply(x_BLD.make, layer.weight, layer.bias, *x_BLD.inputs)
     return y_BLD
 
@@ -59,6 +61,8 @@ class LinearOfRecomputed(torch.autograd.Function):
 
 def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:
     """(B, L, H) -> (B, L, D): what the layer makes of x, times each sample's gate."""
+    if torch.compiler.is_compiling():
+        return F.linear(x_BLH, layer.weight, layer.bias) * gate_B1D
     y_BLD: Tensor = GatedLinear.apply(x_BLH, layer.weight, layer.bias, gate_B1D)
     return y_BLD
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mars_dist import attention
-from mars_dist.attention import Heads, Sight, attend, groups_of
+from mars_dist.attention import Heads, Sight, attend, attend_by_blocks, block_mask_of, groups_of
 from mars_dist.recomputed import Recomputed
 from mars_dist.scales import ScaleSchedule, Size
 
@@ -90,3 +90,26 @@ def test_neither_heads_nor_scores_are_kept_for_the_backward_pass() -> None:
 def test_heads_of_a_token_lie_side_by_side() -> None:
     found_BNLE = attend(inputs(13), sight_of(ScaleSchedule((Size(1, 1), Size(3, 4)))))
     assert found_BNLE.transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_finds_the_same(schedule: ScaleSchedule) -> None:
+    heads, sight = without_gradients(inputs(schedule.num_tokens)), sight_of(schedule)
+    found_BNLE = attend_by_blocks(heads.made, block_mask_of(sight.mask_LL))
+    torch.testing.assert_close(found_BNLE, attend(heads, sight))
+
+
+def without_gradients(heads: Recomputed[Heads]) -> Recomputed[Heads]:
+    """FlexAttention has no backward pass on a CPU."""
+    return Recomputed(heads.make, tuple(x.detach() for x in heads.inputs))
+
+
+def test_compiled_it_attends_by_blocks_where_there_are_any() -> None:
+    """These blocks are of another mask, so what is found tells which of the two was looked at."""
+    schedule = SCHEDULES["odd"]
+    heads, sight = without_gradients(inputs(schedule.num_tokens)), sight_of(schedule)
+    everything = sight._replace(block_mask=block_mask_of(torch.ones_like(sight.mask_LL)))
+    compiled = torch.compile(lambda x, sight: attend(Recomputed(heads.make, (x,)), sight), backend="eager")
+    torch.testing.assert_close(compiled(*heads.inputs, sight), attend(heads, sight))
+    torch.testing.assert_close(attend(heads, everything), attend(heads, sight))
+    torch.testing.assert_close(compiled(*heads.inputs, everything), attend(heads))

@@ -13,6 +13,7 @@ from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.layers import turn
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.scales import Size
+from mars_dist.training.compilation import compile_blocks
 
 TOKENIZER = TokenizerConfig(
     scales=(Size(1, 1), Size(1, 2), Size(1, 2), Size(3, 2), Size(3, 4)), codebook_size=16, code_width=6
@@ -221,3 +222,13 @@ def test_codes_of_two_branches_lie_side_by_side(quantizer: MultiScaleQuantizer) 
     model.head.bias.data[16:] += 1
     moved_BL = (model(inputs_BLC, model.no_conditions(2)) != before_BLV).all(-1)
     assert not moved_BL[:, ::2].any() and moved_BL[:, 1::2].all()
+
+
+def test_on_a_gpu_compiled_blocks_are_given_a_block_mask(model: Autoregressor, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_blocks(model)
+    assert model.sight.block_mask is None
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    mask = model.sight.block_mask
+    assert mask is not None and mask is model.sight.block_mask
+    model.compiled, model.block_mask = False, None
+    assert model.sight.block_mask is None

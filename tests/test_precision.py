@@ -20,11 +20,17 @@ def this_cpu_can(monkeypatch: pytest.MonkeyPatch) -> Iterator[Describe]:
 
     def describe(*names: str) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **dict.fromkeys(names, True)})
-        precision.cpu_multiplies_bf16.cache_clear()
+        forget()
 
     yield describe
     monkeypatch.undo()
+    forget()
+
+
+def forget() -> None:
+    """What was found of the CPU before."""
     precision.cpu_multiplies_bf16.cache_clear()
+    tokenizer_step.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,8 @@ class TrainConfig:
     recompute: Recompute = "nothing"
     """blocks: for the backward pass all but what goes into them is computed again instead of kept, which takes a third
     more time. What is cheap is never kept."""
+    compile: bool = False
+    """Blocks by torch.compile: for GPUs, after a minute or two at the start of each run; needs a compiler of C."""
     patience: int = 0
     """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
 

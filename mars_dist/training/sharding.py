@@ -17,9 +17,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.classifier import Classifier
 from mars_dist.config import Precision, TrainConfig
+from mars_dist.errors import TrainingFailed
 from mars_dist.precision import settled
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.tokenizer import Decoder, Encoder, Tokenizer
+from mars_dist.training.compilation import compile_blocks, lacking_compiler
 from mars_dist.training.recomputation import BLOCKS, recompute
 
 T = TypeVar("T")
@@ -43,7 +45,8 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     """Shard parameters, gradients and optimizer state over all workers, or over those of each replica, in place.
 
     bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer in float32.
-    No worker but rank 0 ever has the whole model, and no GPU more of it than a block.
+    No worker but rank 0 ever has the whole model, and no GPU more of it than a block. Raises TrainingFailed, on every
+    worker, where one is to compile and cannot.
     """
     first_weights = model.state_dict() if dist.get_rank() == 0 else {}
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -52,6 +55,10 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     whole_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
     mesh = whole_mesh if config.replicas > 1 else whole_mesh["shard"]
     recompute(model, config.recompute)
+    if config.compile:
+        if lacking := next(filter(None, gather_objects(lacking_compiler(device))), None):
+            raise TrainingFailed(lacking)
+        compile_blocks(model)
     for module in reversed(list(model.modules())):  # the inner ones first
         large = isinstance(module, BLOCKS) and sum(p.numel() for p in module.parameters()) >= LARGE
         if large or isinstance(module, LOW_PRECISION):

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from mars_dist.errors import TrainingFailed
 from mars_dist.model import Mars, load_tokenizer
+from mars_dist.training.compilation import lacking_compiler
 from mars_dist.training.plan import KINDS, Plan
 from mars_dist.training.run import LocalRun
 
@@ -144,6 +147,29 @@ def test_replicas_and_recomputed_activations_train_the_same_model(
     again = replace(plan, folder=tmp_path / "again")
     run_workers(again, 2, gradients=tmp_path / "2.pt")
     require_near(torch.load(tmp_path / "2.pt"), gradients_here(replace(any_one, folder=tmp_path / "here")))
+
+
+@pytest.mark.skipif(lacking_compiler(torch.device("cpu")) is not None, reason="no compiler of C++ to test with")
+@pytest.mark.filterwarnings("ignore")  # torch.compile asks torch what torch then warns of
+@pytest.mark.parametrize("any_one", STAGES, indirect=True)
+def test_compiled_blocks_have_the_same_gradients(any_one: Plan, tmp_path: Path) -> None:
+    train = replace(any_one.config.train, compile=True)
+    plan = replace(any_one, config=replace(any_one.config, train=train), folder=tmp_path / "run")
+    counters.clear()
+    found = gradients_here(plan)
+    assert counters["stats"]["unique_graphs"] > 0
+    require_near(found, gradients_here(replace(any_one, folder=tmp_path / "here")))
+
+
+def test_without_a_compiler_training_says_what_to_install(
+    trained_tokenizer: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = replace(trained_tokenizer.config.train, compile=True)
+    plan = replace(trained_tokenizer, config=replace(trained_tokenizer.config, train=train), folder=tmp_path / "run")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TrainingFailed, match=r"^train\.compile: needs g\+\+ or clang\+\+ on every machine: install"):
+        plan.train(LocalRun(tmp_path / "run"))
 
 
 def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(
