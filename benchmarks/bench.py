@@ -21,7 +21,16 @@ from mars_dist.quickstart import cpu
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "benchmarks"
-ON_NOTES = ("preprocessing", "loading", "training_step", "encode", "workers", "checkpoint_stall", "start_up")
+ON_NOTES = (
+    "preprocessing",
+    "loading",
+    "training_step",
+    "waiting",
+    "encode",
+    "workers",
+    "checkpoint_stall",
+    "start_up",
+)
 ALONE = ("autoregressor_step", "sampling", "phase", "growth")
 NOTES = NotesConfig(pitches=(60, 66), velocities=(100,))
 

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 from autoregressor_step import our_step
 from plain_var import PlainConfig
-from side_by_side import MIB, Call, Table, options, take_turns, tell
+from side_by_side import MIB, Call, Table, exponent, options, take_turns, tell
 
 BASE, BATCH = replace(PlainConfig(), depth=4), 4
 WIDTH = BASE.width
@@ -42,12 +41,6 @@ GROWS: dict[str, dict[str, Callable[[], Call]]] = {
     "depth": {str(n): partial(our_step, "float32", replace(Deep(), depth=n), BATCH) for n in (2, 4, 8, 16)},
     "batch": {str(n): partial(our_step, "float32", replace(Deep(), depth=4), n) for n in (1, 2, 4, 8, 16)},
 }
-
-
-def exponent(sizes: list[float], costs: list[float]) -> float:
-    """p where cost goes as size to the p: the slope between logarithms."""
-    slope, _ = np.polyfit(np.log(sizes), np.log(costs), 1)
-    return float(slope)
 
 
 def main() -> None:

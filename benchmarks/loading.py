@@ -1,11 +1,14 @@
-"""How fast shuffled batches are read, and what a window of them takes, by the number of rows in a row group.
+"""How fast shuffled batches are read, and what a window of them takes: by the rows in a row group, and in the data set.
 
     python benchmarks/loading.py --notes quickstart/notes --out /tmp/loading
 
-The same notes are written with other row groups, then read as training reads them, by one worker.
+The same notes are written with other row groups, then read as training reads them, by one worker; then their shards are
+linked under more and more names.
 """
 
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -13,7 +16,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from check import prepare
-from side_by_side import Table, options, tell
+from side_by_side import Table, exponent, options, tell
 
 from mars_dist import dataset
 from mars_dist.config import TrainConfig
@@ -21,7 +24,7 @@ from mars_dist.dataset import DatasetInfo, Rows, shard_bytes
 from mars_dist.storage import Folder
 from mars_dist.training.batches import Batches
 
-SIZES = (16, 32, 64, 128, 256)
+SIZES, COPIES = (16, 32, 64, 128, 256), (1, 10, 100, 1000)
 BATCH, WINDOW = 32, TrainConfig().shuffle_rows
 MIB = 2**20
 
@@ -58,6 +61,47 @@ def seconds_a_row(data: Path, columns: list[str], window_rows: int, rounds: int)
     return median(seconds)
 
 
+def enlarged(data: str, out: Path, copies: int) -> Path:
+    """The data set with every shard under so many names."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    info = DatasetInfo.load(Folder.open(data))
+    shards = [replace(shard, name=f"{i:04d}-{shard.name}") for i in range(copies) for shard in info.shards]
+    for shard in shards:
+        os.link(Path(data) / shard.name[len("0000-") :], out / shard.name)
+    replace(info, shards=tuple(shards)).save(Folder.open(out))
+    return out
+
+
+def opened(data: Path) -> Batches:
+    """Of codes, as an autoregressor reads them."""
+    rows = Rows(data, "train")
+    return Batches(rows, ["codes"], lambda found: {"x": torch.from_numpy(found["codes"])}, BATCH, 0, WINDOW)
+
+
+def by_size(data: str, out: Path, rounds: int) -> Table:
+    """Of a data set of codes: until the first batch is there, and each further one."""
+    rows, sizes, costs = [], list[float](), list[tuple[float, float]]()
+    for copies in COPIES:
+        folder = enlarged(data, out, copies)
+        firsts, others = [], []
+        for _ in range(rounds):
+            start = perf_counter()
+            batches = opened(folder)
+            batches.load(0, 0, 1)
+            firsts.append(perf_counter() - start)
+            start = perf_counter()
+            for step in range(1, 17):
+                batches.load(step, 0, 1)
+            others.append((perf_counter() - start) / 16)
+        sizes.append(batches.rows.num_rows)
+        costs.append((median(firsts), median(others)))
+        rows.append([f"{sizes[-1]:,.0f}", f"{median(firsts):.3f} s", f"{1000 * median(others):.2f} ms"])
+    rows.append(["exponent", *(f"{exponent(sizes, taken):.2f}" for taken in zip(*costs, strict=True))])
+    settings = f"Codes, batches of {BATCH}, one thread, {rounds} rounds"
+    return Table("Reading: by the size of the data set", settings, ["rows", "the first batch", "each further"], rows)
+
+
 def main() -> None:
     given, rows = options(__doc__, with_notes=True), []
     torch.set_num_threads(1)
@@ -75,7 +119,8 @@ def main() -> None:
         "MiB of a window",
     ]
     settings = f"Batches of {BATCH}, windows of about {WINDOW} rows, one thread, {given.rounds} rounds"
-    tell(given, Table("Reading shuffled batches", settings, columns, rows))
+    groups = Table("Reading shuffled batches", settings, columns, rows)
+    tell(given, groups, by_size(str(given.out / "tiny" / "codes"), given.out / "enlarged", given.rounds))
 
 
 def row(data: str, out: Path, num_rows: int, rounds: int) -> list[str]:

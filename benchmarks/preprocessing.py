@@ -2,25 +2,26 @@
 
     python benchmarks/preprocessing.py --notes quickstart/notes --out /tmp/rates
 
-Both sides make the same shards, in turns. A side's rate begins with as many finished shards as it has processes: all
-have started by then. Parts are timed in one thread, beside what bounds them: the least that must be done to the same
-bytes.
+Both sides make the same shards, in turns, of the notes under several names. By the workers' own clocks, from the start
+of the first shard to the end of the last: Ray hands over several finished shards at once. Parts are timed in one
+thread, beside what bounds them: the least that must be done to the same bytes.
 """
 
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, time
 
 import numpy as np
 import pyarrow as pa
 import torch
-from side_by_side import Table, options, tell
+from side_by_side import Table, exponent, options, tell
 
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
@@ -34,11 +35,17 @@ from mars_dist.sources.read import read_source
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.storage import Folder
 
-PROCESSES = 2
-Way = Callable[[Callable[[Job], Made], list[Job]], Iterable[Made]]
+PROCESSES, COPIES = 2, 8
+SHARES = (8, 4, 2, 1)
+"""Of the shards one in so many is made, to see how time grows."""
 
 
-def plain(work: Callable[[Job], Made], jobs: list[Job]) -> Iterator[Made]:
+Span = tuple[float, float]
+"""When a worker began a shard and when it had done it, in seconds of the machine's clock."""
+Way = Callable[[Callable[[Job], Span], list[Job]], Iterable[Span]]
+
+
+def plain(work: Callable[[Job], Span], jobs: list[Job]) -> Iterator[Span]:
     """Processes without Ray."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn"), initializer=one_thread) as pool:
         for task in as_completed([pool.submit(work, job) for job in jobs]):
@@ -51,15 +58,38 @@ def one_thread() -> None:
     keep_freed_memory()
 
 
-def rate(way: Way, jobs: list[Job], folder: Path, config: SpectrogramConfig) -> float:
-    """Notes a second, once the processes have started."""
+def timed_by_worker(job: Job, work: Callable[[Job], Made]) -> Span:
+    start = time()
+    work(job)
+    return start, time()
+
+
+def seconds_of(way: Way, jobs: list[Job], folder: Path, config: SpectrogramConfig) -> float:
     shutil.rmtree(folder, ignore_errors=True)
-    made = iter(way(partial(make_shard, folder=Folder.open(folder), config=config), jobs))
-    for _ in range(PROCESSES):
-        next(made)
-    start = perf_counter()
-    num = sum(one.num_notes for one in made)
-    return num / (perf_counter() - start)
+    work = partial(make_shard, folder=Folder.open(folder), config=config)
+    starts, ends = zip(*way(partial(timed_by_worker, work=work), jobs), strict=True)
+    return float(max(ends) - min(starts))
+
+
+def copies(jobs: list[Job]) -> list[Job]:
+    """Every shard under several names."""
+    return [replace(job, shard=f"{i}-{job.shard}") for i in range(COPIES) for job in jobs]
+
+
+def growth(jobs: list[Job], out: Path, config: SpectrogramConfig) -> Table:
+    """Of Ray Data's time with the notes."""
+    rows, sizes, taken = [], list[float](), list[float]()
+    for share in SHARES:
+        some = jobs[: len(jobs) // share]
+        sizes.append(num_notes(some))
+        taken.append(median(seconds_of(over_cluster, some, out / "rates", config) for _ in range(3)))
+        rows.append([f"{sizes[-1]:,.0f}", f"{taken[-1]:.2f} s", f"{sizes[-1] / taken[-1]:.0f}"])
+    rows.append(["exponent", f"{exponent(sizes, taken):.2f}", ""])
+    return Table("Preprocessing: by the number of notes", "Ray Data, 3 rounds", ["notes", "", "notes/s"], rows)
+
+
+def num_notes(jobs: list[Job]) -> int:
+    return sum(len(job.part.entries) for job in jobs)
 
 
 def rates(jobs: list[Job], out: Path, config: SpectrogramConfig, rounds: int) -> Table:
@@ -67,12 +97,11 @@ def rates(jobs: list[Job], out: Path, config: SpectrogramConfig, rounds: int) ->
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            found[name].append(rate(way, jobs, out / "rates", config))
+            found[name].append(num_notes(jobs) / seconds_of(way, jobs, out / "rates", config))
     ratios = [ray / other for other, ray in zip(*found.values(), strict=True)]
     rows = [[name, f"{median(rate):.0f}", f"{min(rate):.0f} to {max(rate):.0f}"] for name, rate in found.items()]
     rows.append(["Ray Data / plain", f"{median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"])
-    num = sum(len(job.part.entries) for job in jobs)
-    settings = f"{num:,} notes in {len(jobs)} shards, two processes of a thread each, {rounds} rounds"
+    settings = f"{num_notes(jobs):,} notes in {len(jobs)} shards, two processes of a thread each, {rounds} rounds"
     return Table("Preprocessing: Ray Data and plain processes", settings, ["", "notes/s", "rounds"], rows)
 
 
@@ -145,8 +174,14 @@ def parts(job: Job, out: Path, config: SpectrogramConfig) -> Table:
 def main() -> None:
     given = options(__doc__, rounds=5, with_notes=True)
     config = TINY.tokenizer.spectrogram
-    jobs = plan(read_source(given.notes).splits.values(), shard_rows=128)
-    tell(given, parts(jobs[0], given.out / "parts", config), rates(jobs, given.out, config, given.rounds))
+    jobs = plan(read_source(given.notes).splits.values(), shard_rows=256)
+    many = copies(jobs)
+    tell(
+        given,
+        parts(jobs[0], given.out / "parts", config),
+        rates(many, given.out, config, given.rounds),
+        growth(many, given.out, config),
+    )
 
 
 if __name__ == "__main__":

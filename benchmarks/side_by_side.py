@@ -4,6 +4,7 @@ Each round times one call of every contestant. What is told of two is the median
 """
 
 import json
+import math
 import os
 import platform
 from argparse import ArgumentParser, Namespace
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 from time import perf_counter
 
 import torch
@@ -89,6 +90,11 @@ def contestant(set_up: Callable[[], Call], orders: Connection, threads: int) -> 
 def most_ever_of_this() -> int:
     """Bytes of main memory that this process has had at the most."""
     return most_ever(os.getpid())
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """p where cost goes as size to the p: the slope between logarithms."""
+    return linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
 
 
 def product(dtype: torch.dtype) -> Call:

@@ -1,8 +1,9 @@
-"""Two FSDP workers of one thread each against one process with two threads, on the same global batch.
+"""FSDP workers of one thread each, one and two, against one process with two threads, on the same global batch.
 
 python benchmarks/workers.py --notes quickstart/notes --out /tmp/workers
 """
 
+import math
 import subprocess
 import sys
 from functools import partial
@@ -28,6 +29,11 @@ def two_workers(plan: Plan) -> Call:
     write_json(scratch / "plan.json", plan.to_plain())
     subprocess.Popen([sys.executable, __file__, "--second", str(scratch)])
     return worker(scratch, 0)
+
+
+def one_worker(plan: Plan) -> Call:
+    torch.set_num_threads(1)
+    return step_of(plan)
 
 
 def worker(scratch: Path, rank: int) -> Call:
@@ -57,14 +63,22 @@ def main() -> None:
     rows = []
     for case in CASES:
         plan = plan_of(home, *case, "float32")
-        found = take_turns({"one": partial(step_of, plan), "two": partial(two_workers, plan)}, given.rounds)
-        one, two = found["one"], found["two"]
+        sides = {"process": step_of, "one": one_worker, "two": two_workers}
+        found = take_turns({name: partial(side, plan) for name, side in sides.items()}, given.rounds)
+        process, one, two = (found[name] for name in sides)
         preset, stage, batch = case
-        throughput = 1 / two.over(one)
-        rows.append(
-            [f"{preset} {stage}", str(batch), f"{one.median:.3f} s", f"{two.median:.3f} s", f"{throughput:.2f}"]
-        )
-    columns = ["", "batch", "one process, two threads", "two workers, a thread each", "of one's throughput"]
+        seconds = [f"{times.median:.3f} s" for times in (process, one, two)]
+        gained = [f"{1 / two.over(process):.2f}", f"{math.log2(two.over(one)):.2f}"]
+        rows.append([f"{preset} {stage}", str(batch), *seconds, *gained])
+    columns = [
+        "",
+        "batch",
+        "one process, two threads",
+        "a worker of one thread",
+        "two of them",
+        "their throughput, of the process's",
+        "exponent of workers",
+    ]
     tell(given, Table("FSDP against one process", f"float32, gloo, {given.rounds} rounds", columns, rows))
 
 

@@ -1,10 +1,12 @@
 """Independent pieces of work over all CPUs of the cluster, by Ray Data."""
 
+import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import ray
 import ray.data
 import torch
 
@@ -15,6 +17,9 @@ Item = TypeVar("Item")
 Between = TypeVar("Between")
 Result = TypeVar("Result")
 ONE_BY_ONE: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+TASKS_OF_A_CPU, MOST_ITEMS = 4, 8
+"""Ray Data takes up to a fifth of a second to notice that a task has ended, so a task has several items; but few enough
+for all CPUs to end at about the same time, and for little to be done again where a machine is lost."""
 READING = 0.01
 """CPUs: who reads waits most of the time for those who work. (And what asks for less is not fused with them.)"""
 
@@ -22,23 +27,31 @@ READING = 0.01
 def over_cluster(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """work(item) for each item, in the order in which they are done. Raises what the work raises, but only OSError and
     ValueError as themselves."""
-    if items := list(items):  # Ray makes no data set of nothing
-        yield from _results(_rows(items).map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
+    if not (items := list(items)):  # Ray makes no data set of nothing
+        return
+    connect()
+    num_tasks = max(TASKS_OF_A_CPU * int(ray.cluster_resources().get("CPU", 0)), math.ceil(len(items) / MOST_ITEMS))
+    rows = _rows(items, min(num_tasks, len(items))).map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE)
+    rows.context.target_max_block_size = (
+        1  # each result is handed over as soon as it is there, not with its task's last
+    )
+    yield from _results(rows)
 
 
 def stream_over_cluster(
     read: Callable[[Item], Iterator[Between]], work: Callable[[Between], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
     """work(x) for each x in read(item) for each item: one process reads on while others work on what it has read."""
-    rows = _rows(items).map_batches(_on_each(read), num_cpus=READING, **ONE_BY_ONE)
+    connect()
+    items = list(items)
+    rows = _rows(items, len(items)).map_batches(_on_each(read), num_cpus=READING, **ONE_BY_ONE)
     yield from _results(rows.map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
 
 
-def _rows(items: Iterable[Any]) -> ray.data.Dataset:
-    connect()
+def _rows(items: Sequence[Any], num_tasks: int) -> ray.data.Dataset:
+    """Of the cluster that this process is connected to."""
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1  # else half an hour's work is an error
-    rows = [{"item": pickle.dumps(item)} for item in items]
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
+    return ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=num_tasks)
 
 
 def _on_each(work: Callable[[Any], Iterator[Any]]) -> Callable[[pa.Table], Iterator[pa.Table]]:

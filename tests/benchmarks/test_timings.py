@@ -9,7 +9,7 @@ import growth
 import pytest
 import sampling
 import torch
-from side_by_side import Table, Times, product, take_turns, tell
+from side_by_side import Table, Times, exponent, product, take_turns, tell
 
 from mars_dist.sampling import keep_likely
 
@@ -39,8 +39,8 @@ def test_the_same_figures_are_printed_and_written(tmp_path: Path, capsys: pytest
 
 
 def test_exponents() -> None:
-    assert growth.exponent([1, 2, 4], [5, 20, 80]) == pytest.approx(2)
-    assert growth.exponent([1, 10], [3, 30]) == pytest.approx(1)
+    assert exponent([1, 2, 4], [5, 20, 80]) == pytest.approx(2)
+    assert exponent([1, 10], [3, 30]) == pytest.approx(1)
     assert [sum(side * side for side in growth.square(num)) for num in (170, 680)] == [pytest.approx(170, rel=0.1), 680]
 
 
