@@ -52,14 +52,14 @@ def block_mask_of(mask_LL: Tensor) -> BlockMask:
 def attend(heads: Recomputed[Heads], sight: Sight = ALL) -> Tensor:
     """softmax(q k^T) v (B, N, L, E), without a further scale.
 
-    Compiled on a GPU by FlexAttention (arXiv 2412.05496), which is worth nothing uncompiled. Uncompiled on a CPU by
+    Compiled on a GPU by FlexAttention (arXiv 2412.05496), which is worth nothing uncompiled. Where a CPU trains, by
     plain products: there the backward of scaled_dot_product_attention takes four times as long in bf16.
     """
     compiled = torch.compiler.is_compiling()
     with torch.autocast("cpu", enabled=False):
         if compiled and sight.block_mask is not None:
             return attend_by_blocks(heads.made, sight.block_mask)
-        if compiled or heads.inputs[0].is_cuda:
+        if compiled or heads.inputs[0].is_cuda or not torch.is_grad_enabled():
             return F.scaled_dot_product_attention(*heads.made, attn_mask=sight.mask_LL, scale=1.0)
         found_BNLE: Tensor = AttendByGroups.apply(sight, heads.make, *heads.inputs)
         return found_BNLE

@@ -75,10 +75,10 @@ class AutoregressorStage:
         settings, conditions, codes_BL = self.config.autoregressor, self.conditions_of(batch), batch["codes"]
         conditions = self.drop_conditions(conditions, noise(0, 2 + len(conditions)))
         if settings.corrupt_codes > 0:
-            latents_BChw = batch["latents"].to(self.run.device)
+            latents_BChw = batch["latents"].to(self.run.device, non_blocking=True)
             codes_BL, inputs_BLC = self.corrupt(latents_BChw, noise(1, 1 + 2 * codes_BL.shape[1]))
         else:
-            codes_BL = codes_BL.to(self.run.device)
+            codes_BL = codes_BL.to(self.run.device, non_blocking=True)
             with torch.no_grad():
                 inputs_BLC = self.quantizer.next_inputs(codes_BL)
         keep_BN = keep_blocks(noise(2, settings.depth), settings.drop_path) if settings.drop_path > 0 else None
@@ -129,7 +129,7 @@ class AutoregressorStage:
         show(journal, step, self.spectrogram, reconstruction=mars.decode(shown["codes"]), sample=sample)
 
     def conditions_of(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: batch[name].to(self.run.device) for name in self.vocabulary.cardinalities}
+        return {name: batch[name].to(self.run.device, non_blocking=True) for name in self.vocabulary.cardinalities}
 
     def drop_conditions(self, conditions: dict[str, Tensor], uniform_BN: Tensor) -> dict[str, Tensor]:
         """All conditions of some rows, and single ones of others: so any subset can be asked for later.

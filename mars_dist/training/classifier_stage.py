@@ -64,7 +64,7 @@ class ClassifierStage:
         """Cross-entropy of both questions, for notes that are transposed."""
         up_B = self.transposition(batch, step)
         part = {"picture": batch["picture"], "pitch": batch["pitch"] + up_B, "family": batch["family"]}
-        part = {name: values.to(self.run.device) for name, values in part.items()}
+        part = {name: values.to(self.run.device, non_blocking=True) for name, values in part.items()}
         return nats(self.model(part["picture"], up_B.to(self.run.device)), part)
 
     def transposition(self, batch: Batch, step: int) -> Tensor:

@@ -60,7 +60,7 @@ class TokenizerStage:
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Before the codebook is born the decoder sees the latents, and the quantizer's loss counts for nothing."""
-        x_BCHW = batch["picture"].to(self.run.device)
+        x_BCHW = batch["picture"].to(self.run.device, non_blocking=True)
         self.born = step >= self.settings.start_step
         y_BCHW, _, quantized = self.model(x_BCHW, not self.born, self.num_scales(batch["place"], step))
         self.residuals.append(quantized.residuals_BLc)

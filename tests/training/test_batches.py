@@ -113,6 +113,23 @@ def test_a_stream_goes_on_from_any_step(rows: Rows, first_step: int) -> None:
             assert waited >= 0
 
 
+def test_for_a_gpu_batches_are_pinned(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's pin_memory needs a GPU: here a copy stands for it."""
+    pinned = list[torch.Tensor]()
+
+    def pin(x: torch.Tensor) -> torch.Tensor:
+        pinned.append(x.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    with closing(batches_of(rows).stream(0, 0, 1)) as stream:
+        batch = next(stream).batch
+    assert all(any(x is one for one in pinned) for x in batch.values())
+    expected = batches_of(rows).load(0, 0, 1)
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) -> None:
     slices = [batches_of(rows).evenly(8, rank, world_size)["pitch"] for rank in range(world_size)]
