@@ -174,7 +174,7 @@ def from_table(table: pa.Table) -> Columns:
         elif pa.types.is_string(field.type) or pa.types.is_dictionary(field.type):
             columns[field.name] = np.array(values.to_pylist(), dtype=np.str_)
         else:
-            columns[field.name] = values.to_numpy()
+            columns[field.name] = np.from_dlpack(values)  # to_numpy would import pandas: a fifth of a second
     return columns
 
 
