@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -90,11 +88,6 @@ def test_a_shard_of_the_same_rows_has_the_same_bytes(tmp_path: Path) -> None:
         write_shard(folder, name, columns(70), {"fingerprint": "x"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert read_head(folder, "a.parquet").fingerprint == "x"
-
-
-def test_reading_does_not_wait_for_pandas(pictures: Path) -> None:
-    read = f"from mars_dist.dataset import Rows; Rows({str(pictures)!r}, 'train').read(['pitch', 'note_str'])"
-    subprocess.run([sys.executable, "-c", f"{read}\nimport sys; assert 'pandas' not in sys.modules"], check=True)
 
 
 def test_any_parquet_reader_finds_shape_and_dtype(pictures: Path) -> None:

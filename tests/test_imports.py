@@ -6,7 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from mars_dist.dataset import write_shard
+from mars_dist.storage import Folder
 
 PACKAGE = Path(__file__).parents[1] / "mars_dist"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -72,6 +76,13 @@ def test_configuration_and_help_load_nothing_large(module: str) -> None:
 
 def test_the_package_alone_loads_nothing() -> None:
     assert not loaded_by("import mars_dist") & {"numpy", "torch", "ray"}
+
+
+def test_reading_rows_waits_for_no_pandas(tmp_path: Path) -> None:
+    write_shard(Folder.open(tmp_path), "a.parquet", {"pitch": np.arange(3), "note_str": np.array(["a", "b", "c"])}, {})
+    table = f"pq.ParquetFile({str(tmp_path / 'a.parquet')!r}).read()"
+    statement = f"import pyarrow.parquet as pq; from mars_dist.dataset import from_table; from_table({table})"
+    assert "pandas" not in loaded_by(statement)
 
 
 def test_the_training_code_loads_no_ray() -> None:
