@@ -1,7 +1,7 @@
 """What encoder, decoder and autoregressor are made of.
 
-Suffixes: B batch, L tokens, D width, M queries, keys and values of all heads, N heads, E head width, e half of it,
-C channels, h w a grid.
+Suffixes: B batch, L tokens, S those of them that are asked for, D width, M queries, keys and values of all heads, N
+heads, E head width, e half of it, C channels, h w a grid.
 """
 
 from functools import partial
@@ -16,6 +16,8 @@ from mars_dist.recomputed import Recomputed, gated_linear, linear, norm
 from mars_dist.scales import Size
 
 LEAST_LENGTH = 1e-12
+EVERY = slice(None)
+"""Of the tokens."""
 
 
 class Attention(nn.Module):
@@ -39,8 +41,9 @@ class Attention(nn.Module):
         cache: "KeyValueCache | None" = None,
         angles_Le: Tensor | None = None,
         gate_B1D: Tensor | None = None,
+        asked: slice = EVERY,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D). A cache holds the keys and values of the tokens before these.
+        """(B, L, D) -> (B, S, D): what the tokens `asked` find. A cache holds the keys and values of the tokens before.
 
         `angles_Le`: rotary positions, by which queries and keys are turned (RoFormer, arXiv 2104.09864).
         `gate_B1D`: what the result is multiplied with.
@@ -48,17 +51,21 @@ class Attention(nn.Module):
         inputs = [linear(x_BLD, self.qkv)]
         if self.log_temperature_N11 is not None:
             inputs.append(self.log_temperature_N11)
-        heads = Recomputed(partial(heads_of, self.head_width, angles_Le), tuple(inputs))
+        heads = Recomputed(partial(heads_of, self.head_width, angles_Le, asked), tuple(inputs))
         if cache is not None:
             heads = Recomputed(cache.extend, heads.made)
-        found_BLD = attend(heads, sight).transpose(1, 2).flatten(2)
-        return self.out(found_BLD) if gate_B1D is None else gated_linear(found_BLD, self.out, gate_B1D)
+        found_BSD = attend(heads, sight).transpose(1, 2).flatten(2)
+        return self.out(found_BSD) if gate_B1D is None else gated_linear(found_BSD, self.out, gate_B1D)
 
 
 def heads_of(
-    head_width: int, angles_Le: Tensor | None, qkv_BLM: Tensor, log_temperature_N11: Tensor | None = None
+    head_width: int,
+    angles_Le: Tensor | None,
+    asked: slice,
+    qkv_BLM: Tensor,
+    log_temperature_N11: Tensor | None = None,
 ) -> Heads:
-    """Queries, scaled, keys and values of each head."""
+    """Queries of the tokens `asked`, scaled, and all keys and values, of each head."""
     q_BNLE, k_BNLE, v_BNLE = qkv_BLM.unflatten(-1, (3, -1, head_width)).permute(2, 0, 3, 1, 4)
     if log_temperature_N11 is not None:
         temperature_N11 = log_temperature_N11.exp().clamp(max=100)
@@ -68,7 +75,7 @@ def heads_of(
         q_BNLE = q_BNLE * head_width**-0.5
     if angles_Le is not None:
         q_BNLE, k_BNLE = turn(q_BNLE, angles_Le), turn(k_BNLE, angles_Le)
-    return q_BNLE, k_BNLE, v_BNLE
+    return q_BNLE[:, :, asked], k_BNLE, v_BNLE
 
 
 def length(x_BNLE: Tensor) -> Tensor:
@@ -119,9 +126,27 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.attention(normed(x_BLD, self.norm_attention))
-        return x_BLD + self.mlp(normed(x_BLD, self.norm_mlp))
+    def forward(self, x_BLD: Tensor, asked: slice = EVERY) -> Tensor:
+        """(B, L, D) -> (B, S, D), what becomes of the tokens `asked`."""
+        x_BSD = x_BLD[:, asked] + self.attention(normed(x_BLD, self.norm_attention), asked=asked)
+        return x_BSD + self.mlp(normed(x_BSD, self.norm_mlp))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks in a row, of which the last computes only what is read of it."""
+
+    def __init__(self, width: int, head_width: int, depth: int) -> None:
+        super().__init__(Block(width, head_width) for _ in range(depth))
+
+    def forward(self, x_BLD: Tensor, asked: slice) -> Tensor:
+        """(B, L, D) -> (B, S, D), what becomes of the tokens `asked`."""
+        if not len(self):
+            return x_BLD[:, asked]
+        *others, last = self
+        for block in others:
+            x_BLD = block(x_BLD)
+        found_BSD: Tensor = last(x_BLD, asked)
+        return found_BSD
 
 
 def normed(x_BLD: Tensor, layer: nn.LayerNorm) -> Recomputed[Tensor]:

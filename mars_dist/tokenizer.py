@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.config import CodebookConfig, SpectrogramConfig, TokenizerConfig
-from mars_dist.layers import Block, grow, init_transformer, shrink
+from mars_dist.layers import Blocks, grow, init_transformer, shrink
 from mars_dist.quantizer import MultiScaleQuantizer, Quantized
 from mars_dist.scales import Size
 
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         )
         self.positions_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
         self.latent_tokens_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
-        self.blocks = nn.Sequential(*(Block(config.width, config.head_width) for _ in range(config.depth)))
+        self.blocks = Blocks(config.width, config.head_width, config.depth)
         self.norm = nn.LayerNorm(config.width)
         self.to_code = nn.Linear(config.width, config.code_width)
         init_transformer(self)
@@ -98,8 +98,8 @@ class Encoder(nn.Module):
         latents_BSD = self.latent_tokens_SD.expand(len(x_BCHW), -1, -1)
         if self.aligned:
             latents_BSD = latents_BSD + resample_tokens(patches_BPD, self.grid, self.latent_grid)
-        x_BLD = self.blocks(torch.cat([patches_BPD, latents_BSD], dim=1))
-        f_BSC = self.to_code(self.norm(x_BLD[:, self.grid.area :]))
+        latents_BSD = self.blocks(torch.cat([patches_BPD, latents_BSD], dim=1), slice(self.grid.area, None))
+        f_BSC = self.to_code(self.norm(latents_BSD))
         f_BSPc = f_BSC.float().unflatten(-1, (self.branches, -1))
         f_BSC = F.layer_norm(f_BSPc, f_BSPc.shape[-1:]).flatten(2)
         return f_BSC.transpose(1, 2).unflatten(-1, self.latent_grid)
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         self.from_code = nn.Linear(config.code_width, config.width)
         self.positions_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
         self.query_tokens_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
-        self.blocks = nn.Sequential(*(Block(config.width, config.head_width) for _ in range(config.depth)))
+        self.blocks = Blocks(config.width, config.head_width, config.depth)
         self.norm = nn.LayerNorm(config.width)
         self.to_patches = nn.Linear(config.width, channels * config.patch.area)
         self.stem = nn.Sequential(*(ResidualConvolution(channels) for _ in range(config.stem)))
@@ -129,8 +129,8 @@ class Decoder(nn.Module):
         queries_BPD = self.query_tokens_PD.expand(len(f_BChw), -1, -1)
         if self.aligned:
             queries_BPD = queries_BPD + resample_tokens(latents_BSD, self.latent_grid, self.grid)
-        x_BLD = self.blocks(torch.cat([queries_BPD, latents_BSD], dim=1))
-        patches_BPD = self.to_patches(self.norm(x_BLD[:, : self.grid.area]))
+        queries_BPD = self.blocks(torch.cat([queries_BPD, latents_BSD], dim=1), slice(self.grid.area))
+        patches_BPD = self.to_patches(self.norm(queries_BPD))
         sizes = dict(zip(("h", "w", "ph", "pw"), (*self.grid, *self.patch), strict=True))
         y_BCHW = self.stem(rearrange(patches_BPD, "b (h w) (c ph pw) -> b c (h ph) (w pw)", **sizes))
         return y_BCHW.float()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.attention import Sight, groups_of
-from mars_dist.layers import Attention, Block, KeyValueCache, grow, init_transformer, shrink
+from mars_dist.layers import Attention, Block, Blocks, KeyValueCache, grow, init_transformer, shrink
 from mars_dist.recomputed import Recomputed
 from mars_dist.scales import ScaleSchedule, Size
 
@@ -80,6 +80,18 @@ def test_a_block_mixes_all_tokens_and_keeps_its_input() -> None:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     assert torch.equal(block(x_BLD), x_BLD)
+
+
+@pytest.mark.parametrize("asked", [slice(3), slice(3, None)])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_tokens_that_are_asked_for_become_what_they_become_among_all(depth: int, asked: slice) -> None:
+    blocks, x_BLD = Blocks(8, 4, depth), torch.randn(2, 5, 8, requires_grad=True)
+    all_BLD = nn.Sequential(*blocks)(x_BLD)
+    few_BSD, few_of_all_BSD = blocks(x_BLD, asked), all_BLD[:, asked]
+    torch.testing.assert_close(few_BSD, few_of_all_BSD)
+    d_BSD, learnt = torch.randn_like(few_BSD), [x_BLD, *blocks.parameters()]
+    found, expected = (torch.autograd.grad(y_BSD, learnt, d_BSD) for y_BSD in (few_BSD, few_of_all_BSD))
+    torch.testing.assert_close(found, expected)
 
 
 def test_shrink_takes_the_mean_of_an_area() -> None:
