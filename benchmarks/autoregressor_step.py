@@ -72,7 +72,7 @@ def our_step(precision: str, shapes: PlainConfig = PLAIN, batch: int = BATCH) ->
     model = Autoregressor(config, tokenizer, {"class": shapes.num_classes})
     train = TrainConfig(precision=precision)  # type: ignore[arg-type]
     sharding.shard(model, train, run.device)
-    optimizer, average = make_optimizer(model, OptimConfig(lr=1e-4)), MovingAverage(model, 0.999)
+    optimizer, average = make_optimizer(model, OptimConfig(lr=1e-4), train.precision), MovingAverage(model, 0.999)
     inputs_BLC, codes_BL = data(shapes, batch)
     conditions = {"class": torch.arange(batch)}
 

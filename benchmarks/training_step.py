@@ -52,7 +52,8 @@ def step_of(plan: Plan) -> Call:
     run = LocalRun(Path(plan.folder))
     stage = plan.stage(run)
     model = sharding.shard(stage.model, stage.train, run.device)
-    optimizer, average = make_optimizer(model, stage.optim), MovingAverage(model, stage.optim.ema)
+    optimizer = make_optimizer(model, stage.optim, stage.train.precision)
+    average = MovingAverage(model, stage.optim.ema)
     batch = stage.batches.load(0, run.rank, run.world_size)
 
     def step() -> None:

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
-from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
-from mars_dist.dryrun import Device, DryRun, Flops, Work, count_flops, dry_run
+from mars_dist.config import AutoregressorRunConfig, OptimConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
+from mars_dist.dryrun import Device, DryRun, Flops, Work, WorkCounter, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
 from mars_dist.precision import settled
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.batches import require_rows
+from mars_dist.training.muon import orthogonal
+from mars_dist.training.optim import matrices_of, num_moments
 from mars_dist.training.recomputation import BLOCKS, recompute
 
 FLOAT32 = 4
@@ -64,7 +66,7 @@ class Memory:
     gradients: int
     """4 P / W; 4 P where they are accumulated."""
     moments: int
-    """8 P / W: AdamW's two."""
+    """8 P / W: AdamW's two. Muon has one."""
     average: int
     """4 P / W: the moving average of the weights."""
     gathered: int
@@ -121,6 +123,7 @@ class DryStep:
     model: nn.Module
     loss: Callable[[int], Tensor]
     train: TrainConfig
+    optim: OptimConfig
 
 
 @lru_cache(maxsize=16)
@@ -135,7 +138,7 @@ def tokenizer_step(config: TokenizerRunConfig, device: Device = "cuda") -> DrySt
         terms = reconstruction_loss(y_B1FN, x_B1FN, config.loss, spectrogram)
         return torch.stack([*terms.values(), quantized.loss]).sum()
 
-    return dry_step(model, loss, config.train, device)
+    return dry_step(model, loss, config, device)
 
 
 @lru_cache(maxsize=16)
@@ -148,13 +151,18 @@ def autoregressor_step(config: AutoregressorRunConfig, tokenizer: TokenizerConfi
         nothing = model.no_conditions(batch_size)
         return model(teacher_inputs(tokenizer, batch_size), nothing, codes_BL=codes_BL).mean()
 
-    return dry_step(model, loss, config.train, device)
+    return dry_step(model, loss, config, device)
 
 
-def dry_step(model: nn.Module, loss: Callable[[int], Tensor], train: TrainConfig, device: Device) -> DryStep:
+def dry_step(
+    model: nn.Module,
+    loss: Callable[[int], Tensor],
+    config: TokenizerRunConfig | AutoregressorRunConfig,
+    device: Device,
+) -> DryStep:
     """As such a device trains it."""
-    train = replace(train, precision=settled(train.precision, device))
-    return DryStep(as_trained(model, train), loss, train)
+    train = replace(config.train, precision=settled(config.train.precision, device))
+    return DryStep(as_trained(model, train), loss, train, config.optim)
 
 
 def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
@@ -168,11 +176,12 @@ def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
     blocks = [num_parameters(part) for part in step.model.modules() if isinstance(part, BLOCKS)]
     large = [block for block in blocks if block >= sharding.LARGE]
     gathered = whole - sum(large) + 2 * max(large, default=0)
-    shard = -(-whole // (workers // train.replicas)) * FLOAT32
+    sharing = workers // train.replicas
+    shard = math.ceil(whole / sharing) * FLOAT32
     return Memory(
         weights=shard,
         gradients=shard if train.accumulate == 1 else whole * FLOAT32,
-        moments=2 * shard,
+        moments=math.ceil(num_moments(step.model, step.optim) / sharing) * FLOAT32,
         average=shard,
         gathered=2 * gathered * (2 if train.precision == "bf16" else FLOAT32),
         activations=run_of(step, rows_of(train, workers), device).peak_bytes,
@@ -180,14 +189,28 @@ def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
 
 
 def work_of(step: DryStep, workers: int, device: Device = "cuda") -> Work:
-    """Of a worker's share of the batch, in all its parts. Raises ValueError where the batch has too few rows."""
-    return run_of(step, rows_of(step.train, workers), device).work.times(step.train.accumulate)
+    """Of a worker's share of the batch, in all its parts, and of its share of what Muon makes orthogonal.
+
+    Raises ValueError where the batch has too few rows.
+    """
+    run = run_of(step, rows_of(step.train, workers), device)
+    return run.work.times(step.train.accumulate) + work_of_muon(step, workers)
 
 
 def rows_of(train: TrainConfig, workers: int) -> int:
     """The most that a worker computes at a time. Raises ValueError where one would have none."""
     require_rows(train, workers)
     return math.ceil(train.batch_size / workers / train.accumulate)
+
+
+@lru_cache(maxsize=32)
+def work_of_muon(step: DryStep, workers: int) -> Work:
+    """None where the optimizer is another."""
+    matrices = matrices_of(step.model) if step.optim.optimizer == "muon" else []
+    with torch.no_grad(), WorkCounter() as counter:
+        for matrix in sorted(matrices, key=lambda matrix: matrix.shape)[::workers]:
+            orthogonal(matrix)
+    return counter.work
 
 
 @lru_cache(maxsize=32)

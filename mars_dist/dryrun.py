@@ -39,7 +39,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class Work:
-    """What a forward and a backward pass ask of a device."""
+    """What some computation asks of a device."""
 
     flops: Mapping[torch.dtype, int]
     """Of matrix products and convolutions, by what they are computed in."""
@@ -56,6 +56,10 @@ class Work:
         """So often."""
         flops = {dtype: num * flops for dtype, flops in self.flops.items()}
         return Work(flops, num * self.num_bytes, num * self.num_operations)
+
+    def __add__(self, other: "Work") -> "Work":
+        flops = Counter(self.flops) + Counter(other.flops)
+        return Work(flops, self.num_bytes + other.num_bytes, self.num_operations + other.num_operations)
 
 
 class DryRun(NamedTuple):
@@ -81,7 +85,7 @@ def dry_run(loss: Callable[[], Tensor], device: Device) -> DryRun:
     """Count a forward and a backward pass, recomputation included."""
     with as_on(device), PeakMemory() as memory, WorkCounter() as counter:
         loss().backward()
-    return DryRun(memory.peak, Work(counter.flops, counter.num_bytes, counter.num_operations))
+    return DryRun(memory.peak, counter.work)
 
 
 class WorkCounter(TorchDispatchMode):
@@ -103,6 +107,11 @@ class WorkCounter(TorchDispatchMode):
         else:
             self.num_bytes += sum(tensor.nbytes for tensor in tensors)
         return made
+
+    @property
+    def work(self) -> Work:
+        """All so far."""
+        return Work(self.flops, self.num_bytes, self.num_operations)
 
 
 class PeakMemory(TorchDispatchMode):

@@ -16,9 +16,9 @@ What each preset is, and what it costs, counted by dry runs of the real modules 
   Training takes three times the forward pass; the autoregressor's is that of teacher forcing. Sampling goes from
   conditions to picture, with cached keys and values, guidance (which doubles the batch) and the decoder.
 * Memory is what each GPU needs at most for a training step at the preset's batch, which the workers share: weights,
-  gradients, AdamW's moments and the moving average in shards, the blocks that are gathered, and the most that forward
-  and backward pass hold at one time. CUDA's context and what its allocator wastes come on top. A dash: there are
-  fewer rows than workers.
+  gradients, the optimizer's moments and the moving average in shards, the blocks that are gathered, and the most that
+  forward and backward pass hold at one time. CUDA's context and what its allocator wastes come on top. A dash: there
+  are fewer rows than workers.
 
 """
 OUTRO = """

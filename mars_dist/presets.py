@@ -36,12 +36,12 @@ TINY = Preset(
         tokenizer=TokenizerConfig(
             patch=Size(2, 8), scales=(Size(1, 1), Size(2, 1), Size(4, 1), Size(8, 1), Size(16, 1), Size(16, 4))
         ),
-        optim=OptimConfig(lr=1e-3, warmup_steps=100),
+        optim=OptimConfig(optimizer="muon", lr=4e-3, warmup_steps=100),
         train=TrainConfig(steps=1400, batch_size=16),
     ),
     AutoregressorRunConfig(
         autoregressor=AutoregressorConfig(width=192, depth=4, drop_path=0.1, corrupt_codes=0.3),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.05, clip=2.0, decay="linear", final_lr=0.1),
+        optim=OptimConfig(optimizer="muon", lr=4e-3, weight_decay=0.05, clip=2.0, decay="linear", final_lr=0.1),
         train=TrainConfig(steps=2400, batch_size=32, checkpoint_every=400, validate_every=400, validation_rows=512),
     ),
 )

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
-from mars_dist.config import Precision, TrainConfig
+from mars_dist.config import OptimConfig, Precision, TrainConfig
 from mars_dist.costs import (
     DryStep,
     Memory,
@@ -185,7 +185,7 @@ def test_the_total_bounds_a_real_sharded_step(stage: str, precision: Precision, 
     LocalRun(tmp_path)  # the process group
     whole = dict(zip(STEPS, build(preset), strict=True))[stage]
     model = sharding.shard(whole, TrainConfig(precision=precision), torch.device("cpu"))
-    optimizer, average = make_optimizer(model, optim), MovingAverage(model, 0.9)
+    optimizer, average = make_optimizer(model, optim, precision), MovingAverage(model, 0.9)
 
     def step() -> None:
         STEPS[stage](model, preset, 8)
@@ -267,7 +267,21 @@ def test_recomputation_is_counted(stage: str, device: Device) -> None:
 
 @pytest.mark.parametrize("stage", STEPS)
 def test_a_step_takes_three_times_the_forward_pass(stage: str) -> None:
-    expected = 4 * getattr(cost_of(PRESETS["tiny"]), stage).training_flops
-    assert work_of(dry_step(stage, PRESETS["tiny"], batch_size=8), 2, "cpu").total_flops == pytest.approx(
-        expected, rel=0.06
+    expected = 4 * getattr(cost_of(PRESETS["small"]), stage).training_flops
+    step = dry_step(stage, PRESETS["small"], batch_size=8)
+    assert work_of(step, 2, "cpu").total_flops == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_muon_keeps_less_and_its_products_are_shared(stage: str) -> None:
+    """Five times two products of 2 S^2 C and one of 2 S^3, S being the shorter side and C the longer."""
+    adamw, muon = (
+        replace(dry_step(stage, PRESETS["tiny"]), optim=OptimConfig(optimizer=name)) for name in ("adamw", "muon")
     )
+    width, depth = 192, {"tokenizer": 8, "autoregressor": 4}[stage]
+    for workers in (1, 2):
+        of_width, of_length = (sum(2 * width**2 * n * width for n in sizes) for sizes in ((1,) * 4, (3, 1, 4, 4)))
+        products = work_of(muon, workers, "cpu").total_flops - work_of(adamw, workers, "cpu").total_flops
+        assert products == depth * 5 * (2 * of_length + of_width) / workers
+    spared = memory_of(adamw, 1, "cpu").moments - memory_of(muon, 1, "cpu").moments
+    assert spared == 4 * depth * 12 * width**2

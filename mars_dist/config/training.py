@@ -74,8 +74,10 @@ class AdversaryConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a warm-up and a decay."""
+    """The optimizer with a warm-up and a decay."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the weights of attention and MLP by Muon (mars_dist/training/muon.py); the rest by AdamW at the same lr."""
     lr: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0

@@ -66,7 +66,7 @@ def train(stage: Stage, run: Run) -> Position:
     model = sharding.shard(stage.model, config, run.device)
     precision = sharding.agreed_precision(config.precision, run.device)
     run.say(f"{stage.name} in {precision} on {run.world_size} x {run.device.type.upper()}")
-    optimizer = make_optimizer(model, stage.optim)
+    optimizer = make_optimizer(model, stage.optim, precision)
     average = MovingAverage(model, stage.optim.ema)
     position = resume(stage, run, optimizer, average)
     journal = Journal(run.folder, stage.name, config.steps, position.step, run.say if run.rank == 0 else None)

@@ -7,21 +7,41 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mars_dist.config import OptimConfig
+from mars_dist.config import OptimConfig, Precision
+from mars_dist.training.muon import Muon
+from mars_dist.training.recomputation import BLOCKS
 from mars_dist.training.sharding import locals_of
 
 NO_DECAY = ("positions", "levels", "tokens", "temperature", "modulation_MD", "conditions", "codebook")
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases, norms, embeddings, positions and temperatures."""
+def make_optimizer(model: nn.Module, config: OptimConfig, precision: Precision) -> torch.optim.AdamW:
+    """AdamW, or Muon with it; no weight decay on biases, norms, embeddings, positions and temperatures.
+
+    `precision`: of training, once it is settled.
+    """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         spare = parameter.ndim < 2 or any(word in name for word in NO_DECAY)
         (spared if spare else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    if config.optimizer == "muon":
+        return Muon(groups, matrices_of(model), precision, lr=config.lr, betas=config.betas, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def matrices_of(model: nn.Module) -> list[nn.Parameter]:
+    """What Muon is for: the weights of attention and MLP in all blocks, not those that lead in and out of them."""
+    blocks = [module for module in model.modules() if isinstance(module, BLOCKS)]
+    parts = [part for block in blocks for part in (block.attention, block.mlp)]
+    return [parameter for part in parts for parameter in part.parameters() if parameter.ndim == 2]
+
+
+def num_moments(model: nn.Module, config: OptimConfig) -> int:
+    """How many numbers the optimizer keeps: AdamW two of each parameter, Muon one."""
+    by_muon = matrices_of(model) if config.optimizer == "muon" else []
+    return 2 * sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in by_muon)
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

@@ -3,7 +3,7 @@
 The same wrapping serves one process and many, over gloo on CPUs and NCCL on GPUs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -101,10 +101,7 @@ def write_rows(parameter: Tensor, rows_R: Tensor, values: Tensor | float) -> Non
     """parameter[rows] = values. Every worker calls it with the same arguments."""
     full = whole(parameter).clone()
     full[rows_R] = values
-    if isinstance(parameter, DTensor):
-        parameter.copy_(distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None))
-    else:
-        parameter.copy_(full)
+    parameter.copy_(sharded_as(parameter, full))
 
 
 def gather(x_B: Tensor) -> Tensor:
@@ -114,6 +111,28 @@ def gather(x_B: Tensor) -> Tensor:
     parts = [torch.empty_like(padded_B) for _ in counts]
     dist.all_gather(parts, padded_B)
     return torch.cat([part_B[:count] for part_B, count in zip(parts, counts, strict=True)])
+
+
+def made_by_turns(make: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """What is made of each of some tensors of one shape, whole, and sharded as it is; each worker makes its share.
+
+    No worker has more of them whole at one time than there are workers.
+    """
+    world_size = dist.get_world_size()
+    for start in range(0, len(tensors), world_size):
+        some = tensors[start : start + world_size]
+        wholes = [whole(tensor) for tensor in some]
+        mine = make(wholes[dist.get_rank() % len(some)]).contiguous()  # in the last round some may make the same
+        parts = [torch.empty_like(mine) for _ in range(world_size)]
+        dist.all_gather(parts, mine)
+        yield from map(sharded_as, some, parts[: len(some)])
+
+
+def sharded_as(tensor: Tensor, full: Tensor) -> Tensor:
+    """A tensor that every worker has whole, sharded like another one."""
+    if not isinstance(tensor, DTensor):
+        return full
+    return distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def num_workers() -> int:

@@ -45,6 +45,7 @@ def tokenizer_with_options(
         loss=replace(config.loss, multi_resolution=0.1, mel=0.1, delta=0.1),
         codebook=replace(config.codebook, gradient="rotation", dropout=0.5),
         adversary=AdversaryConfig(weight=0.5, start=0.0, width=4, resolutions=2),
+        optim=replace(config.optim, optimizer="muon"),
     )
     plan = replace(tokenizer_plan, config=config, folder=tmp_path_factory.mktemp("options") / "tokenizer")
     train_here(plan)
@@ -63,7 +64,8 @@ def autoregressor_with_options(
     config = autoregressor_plan.config
     assert isinstance(config, AutoregressorRunConfig)
     options = {"positions": "rotary", "modulation": "own", "scale_weight": 1.0, "condition_on_qualities": True}
-    config = replace(config, autoregressor=replace(config.autoregressor, **options))
+    optim = replace(config.optim, optimizer="muon")
+    config = replace(config, autoregressor=replace(config.autoregressor, **options), optim=optim)
     folder = tmp_path_factory.mktemp("options") / "autoregressor"
     plan = Plan(config, encode_here(tokenizer_with_options), folder, tokenizer_with_options.folder)
     train_here(plan)

@@ -60,7 +60,7 @@ def resumed_weights(plan: Plan, run: LocalRun) -> dict[str, torch.Tensor]:
     stage = plan.stage(run)
     model = sharding.shard(stage.model, stage.train, run.device)
     average = MovingAverage(model, stage.optim.ema)
-    resume(stage, run, make_optimizer(model, stage.optim), average)
+    resume(stage, run, make_optimizer(model, stage.optim, stage.train.precision), average)
     averages = {f"average.{name}": sharding.whole(tensor) for name, tensor in average.averages.items()}
     return averages | {name: sharding.whole(parameter.detach()) for name, parameter in model.named_parameters()}
 
