@@ -7,6 +7,7 @@ from mars_dist.config.checks import require_not_negative, require_positive, requ
 
 Precision = Literal["auto", "float32", "bf16"]
 Recompute = Literal["nothing", "blocks"]
+Optimizer = Literal["adamw", "muon"]
 FEWEST_SCALES = 3
 """That quantizer dropout leaves (VAR)."""
 
@@ -76,7 +77,7 @@ class AdversaryConfig:
 class OptimConfig:
     """The optimizer with a warm-up and a decay."""
 
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Optimizer = "adamw"
     """muon: the weights of attention and MLP by Muon (mars_dist/training/muon.py); the rest by AdamW at the same lr."""
     lr: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.95)

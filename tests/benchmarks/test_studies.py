@@ -1,11 +1,13 @@
 """The studies, on a few short notes and steps: their trials, their variants and their tables."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import against_var
 import autoregressor_options
 import cmx
 import numpy as np
+import optimizers
 import pytest
 import schedules
 import tokenizer_options
@@ -67,11 +69,20 @@ def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
         for side in against_var.SIDES
         for rate in against_var.RATES
     ]
+    made["optimizers"] = [
+        one
+        for row in optimizers.ROWS
+        for one in (
+            optimizers.tokenizer_trial(tmp_path, tmp_path, 700, row, 0),
+            optimizers.autoregressor_trial(tmp_path, tmp_path, 1200, ("tokenizer", "codes"), row, 0),
+        )
+    ]
     assert {name: len(trials) for name, trials in made.items()} == {
         "tokenizer_options": 30,
         "autoregressor_options": 18,
         "schedules": 8,
         "against_var": 6,
+        "optimizers": 12,
     }
     for trials in made.values():
         assert len({one.folder for one in trials}) == len({one.name for one in trials}) == len(trials)
@@ -84,6 +95,14 @@ def test_plain_var_has_nothing_of_ours() -> None:
     assert plain.autoregressor.autoregressor.corrupt_codes == 0
     assert plain.tokenizer.tokenizer == TINY.tokenizer.tokenizer
     assert plain.autoregressor.train == TINY.autoregressor.train
+    assert plain.tokenizer.optim.optimizer == plain.autoregressor.optim.optimizer == "adamw"
+
+
+def test_optimizers_differ_in_nothing_else() -> None:
+    for row, (optimizer, rate) in optimizers.ROWS.items():
+        run = optimizers.by(TINY.tokenizer, row, 700, 0)
+        assert (run.optim.optimizer, run.optim.lr) == (optimizer, rate)
+        assert replace(run, optim=TINY.tokenizer.optim) == trial.so_long(TINY.tokenizer, 700)
 
 
 def test_schedules_spend_the_same_latent_tokens() -> None:
