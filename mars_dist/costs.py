@@ -209,7 +209,7 @@ def work_of_muon(step: DryStep, workers: int) -> Work:
     matrices = matrices_of(step.model) if step.optim.optimizer == "muon" else []
     with torch.no_grad(), WorkCounter() as counter:
         for matrix in sorted(matrices, key=lambda matrix: matrix.shape)[::workers]:
-            orthogonal(matrix)
+            orthogonal(matrix[None])
     return counter.work
 
 

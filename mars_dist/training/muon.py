@@ -2,7 +2,7 @@
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the step size of Liu et al. 2025 (arXiv 2502.16982,
 section 2.2): a matrix moves as far as AdamW's steps usually go, so both share a learning rate.
-Suffixes: R rows, C columns, S the shorter of the two.
+Suffixes: N matrices of one shape, R rows, C columns, S the shorter of the two.
 """
 
 from collections import defaultdict
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from mars_dist.config import Precision
-from mars_dist.training.sharding import locals_of, made_by_turns
+from mars_dist.training.sharding import locals_of, made_by_shares
 
 MOMENTUM = 0.95
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5: applied again and again it drives every singular value to between 0.7 and 1.2."""
 ITERATIONS = 5
+AT_ONCE = 2**24
+"""Numbers in the matrices that every worker has whole at one time."""
 USUAL_STEP = 0.2
 """Root mean square of AdamW's steps, in learning rates."""
 
@@ -44,36 +46,35 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"]:
                 if parameter in self.matrices and parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for alike in by_shape.values():
-                self.move(alike, group["lr"], group["weight_decay"])
+            for shape, matrices in by_shape.items():
+                num = max(1, AT_ONCE // shape.numel())
+                for start in range(0, len(matrices), num):
+                    self.move(matrices[start : start + num], group["lr"], group["weight_decay"])
         super().step(closure)
 
     def move(self, matrices: list[nn.Parameter], rate: float, weight_decay: float) -> None:
         """Matrices of one shape; AdamW then passes over them, since they have no gradient any more."""
-        pushes = [self.push(matrix) for matrix in matrices]
-        directions = made_by_turns(lambda x_RC: orthogonal(x_RC.to(self.dtype)).to(x_RC.dtype), pushes)
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            if not self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(gradient)
+        momenta, pushes = locals_of(self.state[matrix]["momentum"] for matrix in matrices), locals_of(gradients)
+        torch._foreach_lerp_(momenta, pushes, 1 - MOMENTUM)
+        torch._foreach_lerp_(pushes, momenta, MOMENTUM)  # Nesterov's, in the memory of the gradients
+        directions = made_by_shares(lambda x_NRC: orthogonal(x_NRC.to(self.dtype)).to(x_NRC.dtype), gradients)
         step = rate * USUAL_STEP * max(matrices[0].shape) ** 0.5
-        for matrix, direction in zip(matrices, directions, strict=True):
-            shard, shard_of_direction = locals_of([matrix, direction])
-            shard.mul_(1 - rate * weight_decay).sub_(shard_of_direction, alpha=step)
+        torch._foreach_mul_(locals_of(matrices), 1 - rate * weight_decay)
+        torch._foreach_add_(locals_of(matrices), directions, alpha=-step)
+        for matrix in matrices:
             matrix.grad = None
 
-    def push(self, matrix: nn.Parameter) -> Tensor:
-        """Nesterov's momentum, with the newest gradient in it; in the memory of the gradient."""
-        gradient, state = matrix.grad, self.state[matrix]
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp_(momentum, MOMENTUM)
 
-
-def orthogonal(x_RC: Tensor) -> Tensor:
-    """About the nearest matrix whose rows, or columns where these are fewer, are orthogonal and of length 1."""
-    tall = x_RC.shape[0] > x_RC.shape[1]
-    x_SC = (x_RC.T if tall else x_RC) / x_RC.norm().clamp(min=1e-7)
+def orthogonal(x_NRC: Tensor) -> Tensor:
+    """About the nearest matrices whose rows, or columns where these are fewer, are orthogonal and of length 1."""
+    tall = x_NRC.shape[1] > x_NRC.shape[2]
+    x_NSC = (x_NRC.mT if tall else x_NRC) / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = POLYNOMIAL
     for _ in range(ITERATIONS):
-        gram_SS = x_SC @ x_SC.T
-        x_SC = torch.addmm(x_SC, torch.addmm(gram_SS, gram_SS, gram_SS, beta=b, alpha=c), x_SC, beta=a)
-    return x_SC.T if tall else x_SC
+        gram_NSS = x_NSC @ x_NSC.mT
+        x_NSC = torch.baddbmm(x_NSC, torch.baddbmm(gram_NSS, gram_NSS, gram_NSS, beta=b, alpha=c), x_NSC, beta=a)
+    return (x_NSC.mT if tall else x_NSC).contiguous()

@@ -3,7 +3,8 @@
 The same wrapping serves one process and many, over gloo on CPUs and NCCL on GPUs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -113,19 +114,16 @@ def gather(x_B: Tensor) -> Tensor:
     return torch.cat([part_B[:count] for part_B, count in zip(parts, counts, strict=True)])
 
 
-def made_by_turns(make: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-    """What is made of each of some tensors of one shape, whole, and sharded as it is; each worker makes its share.
-
-    No worker has more of them whole at one time than there are workers.
-    """
-    world_size = dist.get_world_size()
-    for start in range(0, len(tensors), world_size):
-        some = tensors[start : start + world_size]
-        wholes = [whole(tensor) for tensor in some]
-        mine = make(wholes[dist.get_rank() % len(some)]).contiguous()  # in the last round some may make the same
-        parts = [torch.empty_like(mine) for _ in range(world_size)]
-        dist.all_gather(parts, mine)
-        yield from map(sharded_as, some, parts[: len(some)])
+def made_by_shares(make: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """This worker's shards of what is made of tensors of one shape, stacked and whole: each worker makes its share."""
+    stack = torch.stack(list(tensors))
+    share = math.ceil(len(stack) / dist.get_world_size())
+    mine = torch.arange(share, device=stack.device) + share * dist.get_rank()
+    made = make(whole(stack)[mine.clamp(max=len(stack) - 1)])  # past the end the last one again: all make as many
+    parts = [torch.empty_like(made) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, made)
+    [shards] = locals_of([sharded_as(stack, torch.cat(parts)[: len(stack)])])
+    return list(shards.unbind())
 
 
 def sharded_as(tensor: Tensor, full: Tensor) -> Tensor:

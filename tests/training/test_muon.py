@@ -28,14 +28,15 @@ def model(tmp_path: Path) -> Autoregressor:
 @pytest.mark.parametrize("shape", [(8, 8), (8, 24), (24, 8)])
 def test_what_is_orthogonal_has_rows_or_columns_of_about_length_1(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    x_RC = torch.randn(shape) @ torch.diag(torch.logspace(-1, 0, shape[1]))
-    y_RC = orthogonal(x_RC)
-    assert y_RC.shape == shape
+    x_NRC = torch.randn(2, *shape) @ torch.diag(torch.logspace(-1, 0, shape[1]))
+    y_NRC, x_RC = orthogonal(x_NRC), x_NRC[1]
+    assert y_NRC.shape == x_NRC.shape
+    y_RC = y_NRC[1]
     assert ((torch.linalg.svdvals(y_RC) > 0.6) & (torch.linalg.svdvals(y_RC) < 1.3)).all()
     u_RS, _, vh_SC = torch.linalg.svd(x_RC, full_matrices=False)
     assert torch.nn.functional.cosine_similarity(y_RC.flatten(), (u_RS @ vh_SC).flatten(), dim=0) > 0.95
-    torch.testing.assert_close(orthogonal(1e-4 * x_RC), y_RC)
-    assert not orthogonal(torch.zeros(shape)).any()
+    torch.testing.assert_close(orthogonal(1e-4 * x_NRC), y_NRC)
+    assert not orthogonal(torch.zeros(1, *shape)).any()
 
 
 def test_matrices_move_as_by_torch_and_the_rest_as_by_adamw(model: Autoregressor) -> None:
