@@ -82,6 +82,15 @@ def test_gradients_of_workers_with_unequal_shares_are_those_of_one(
     require_near(torch.load(tmp_path / "3.pt"), gradients_here(plan))
 
 
+def test_workers_with_unequal_shares_train_like_one(
+    autoregressor_with_options: Plan, run_workers: RunWorkers, losses: Losses, tmp_path: Path
+) -> None:
+    """Of rows, of parameters, and of the matrices that Muon makes orthogonal."""
+    plan = replace(autoregressor_with_options, folder=tmp_path / "run")
+    assert run_workers(plan, 3) == [0, 0, 0]
+    np.testing.assert_allclose(losses(plan), losses(autoregressor_with_options), rtol=1e-3)
+
+
 @pytest.mark.parametrize("any_one", [*STAGES, "autoregressor_with_options", CLASSIFIER], indirect=True)
 @pytest.mark.parametrize("parts", [2, 3])
 def test_accumulated_gradients_train_the_same_model(
@@ -135,7 +144,7 @@ def test_any_number_of_workers_goes_on_from_the_same_weights(
         require_same(other, loaded[0])
 
 
-@pytest.mark.parametrize("any_one", STAGES, indirect=True)
+@pytest.mark.parametrize("any_one", [*STAGES, "autoregressor_with_options"], indirect=True)
 def test_replicas_and_recomputed_activations_train_the_same_model(
     any_one: Plan, run_workers: RunWorkers, losses: Losses, tmp_path: Path
 ) -> None:
