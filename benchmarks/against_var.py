@@ -21,7 +21,7 @@ from mars_dist.presets import TINY, Preset
 RATES = (0.5, 1.0, 2.0)
 """Times the side's own, both stages alike."""
 PLAIN_RATE = 2e-3
-"""Of AdamW: the best for our tokenizer (benchmarks/optimizers.py)."""
+"""Of AdamW: about the best for our tokenizer (docs/studies.md, The optimizer)."""
 SEARCH_SEED = 0
 COLUMNS = (
     "pitch_accuracy_reconstruction",

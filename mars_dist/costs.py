@@ -23,7 +23,7 @@ from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.batches import require_rows
-from mars_dist.training.muon import orthogonal
+from mars_dist.training.muon import orthogonal, stacks
 from mars_dist.training.optim import matrices_of, num_moments
 from mars_dist.training.recomputation import BLOCKS, recompute
 
@@ -206,10 +206,9 @@ def rows_of(train: TrainConfig, workers: int) -> int:
 @lru_cache(maxsize=32)
 def work_of_muon(step: DryStep, workers: int) -> Work:
     """None where the optimizer is another."""
-    matrices = matrices_of(step.model) if step.optim.optimizer == "muon" else []
     with torch.no_grad(), WorkCounter() as counter:
-        for matrix in sorted(matrices, key=lambda matrix: matrix.shape)[::workers]:
-            orthogonal(matrix[None])
+        for alike in stacks(matrices_of(step.model, step.optim), workers):
+            orthogonal(alike[0].expand(math.ceil(len(alike) / workers), -1, -1))
     return counter.work
 
 

@@ -18,7 +18,7 @@ from mars_dist.costs import (
 from mars_dist.dataset import ROWS_IN_GROUP
 from mars_dist.presets import Preset
 from mars_dist.training.batches import PREFETCH
-from mars_dist.training.optim import num_moments
+from mars_dist.training.optim import matrices_of
 
 PROCESS = 850 * 2**20
 """Bytes of a worker whose model, data and batches are next to nothing: the autoregressor of `debug`, measured."""
@@ -78,7 +78,7 @@ def estimate(stage: str, step: DryStep, workers: int, device: Device, notes: int
     train, parameters = step.train, num_parameters(step.model)
     memory, work = memory_of(step, workers, device.kind), work_of(step, workers, device.kind)
     shard = memory.weights // FLOAT32
-    by_muon = 2 * parameters - num_moments(step.model, step.optim)
+    by_muon = sum(matrix.numel() for matrix in matrices_of(step.model, step.optim))
     # Parameters are gathered twice in bf16, gradients scattered, and Muon's matrices gathered before and after.
     sent = ((2 * 2 + FLOAT32) * parameters + 2 * FLOAT32 * by_muon) * (workers > 1)
     seconds = device.seconds(work, PARAMETER_BYTES * parameters + SHARD_BYTES * shard, sent)

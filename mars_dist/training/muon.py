@@ -6,21 +6,21 @@ Suffixes: N matrices of one shape, R rows, C columns, S the shorter of the two.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mars_dist.config import Precision
-from mars_dist.training.sharding import locals_of, made_by_shares
+from mars_dist.training.sharding import locals_of, made_by_shares, num_workers
 
 MOMENTUM = 0.95
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5: applied again and again it drives every singular value to between 0.7 and 1.2."""
 ITERATIONS = 5
 AT_ONCE = 2**24
-"""Numbers in the matrices that every worker has whole at one time."""
+"""Numbers in the matrices that every worker has whole at one time, or more where that is less than one for each."""
 USUAL_STEP = 0.2
 """Root mean square of AdamW's steps, in learning rates."""
 
@@ -42,14 +42,9 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter in self.matrices and parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for shape, matrices in by_shape.items():
-                num = max(1, AT_ONCE // shape.numel())
-                for start in range(0, len(matrices), num):
-                    self.move(matrices[start : start + num], group["lr"], group["weight_decay"])
+            matrices = [p for p in group["params"] if p in self.matrices and p.grad is not None]
+            for alike in stacks(matrices, num_workers()):
+                self.move(alike, group["lr"], group["weight_decay"])
         super().step(closure)
 
     def move(self, matrices: list[nn.Parameter], rate: float, weight_decay: float) -> None:
@@ -67,6 +62,17 @@ class Muon(torch.optim.AdamW):
         torch._foreach_add_(locals_of(matrices), directions, alpha=-step)
         for matrix in matrices:
             matrix.grad = None
+
+
+def stacks(matrices: Iterable[nn.Parameter], workers: int) -> Iterator[list[nn.Parameter]]:
+    """Matrices of one shape that are made orthogonal together, one at least for each worker where there are as many."""
+    by_shape: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+    for matrix in matrices:
+        by_shape[matrix.shape].append(matrix)
+    for shape, alike in by_shape.items():
+        num = max(workers, AT_ONCE // shape.numel())
+        for start in range(0, len(alike), num):
+            yield alike[start : start + num]
 
 
 def orthogonal(x_NRC: Tensor) -> Tensor:

@@ -27,21 +27,20 @@ def make_optimizer(model: nn.Module, config: OptimConfig, precision: Precision) 
         (spared if spare else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     if config.optimizer == "muon":
-        return Muon(groups, matrices_of(model), precision, lr=config.lr, betas=config.betas, fused=True)
+        return Muon(groups, matrices_of(model, config), precision, lr=config.lr, betas=config.betas, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def matrices_of(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon is for: the weights of attention and MLP in all blocks, not those that lead in and out of them."""
-    blocks = [module for module in model.modules() if isinstance(module, BLOCKS)]
+def matrices_of(model: nn.Module, config: OptimConfig) -> list[nn.Parameter]:
+    """What Muon moves, if it is asked for: the weights of attention and MLP, not those that lead into blocks or out."""
+    blocks = [module for module in model.modules() if isinstance(module, BLOCKS) and config.optimizer == "muon"]
     parts = [part for block in blocks for part in (block.attention, block.mlp)]
     return [parameter for part in parts for parameter in part.parameters() if parameter.ndim == 2]
 
 
 def num_moments(model: nn.Module, config: OptimConfig) -> int:
     """How many numbers the optimizer keeps: AdamW two of each parameter, Muon one."""
-    by_muon = matrices_of(model) if config.optimizer == "muon" else []
-    return 2 * sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in by_muon)
+    return 2 * sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in matrices_of(model, config))
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

@@ -9,6 +9,7 @@ from torch import nn
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.config import AutoregressorConfig, OptimConfig, TokenizerConfig
 from mars_dist.scales import Size
+from mars_dist.training import muon
 from mars_dist.training.muon import Muon, orthogonal
 from mars_dist.training.optim import make_optimizer, matrices_of, num_moments
 from mars_dist.training.run import LocalRun
@@ -39,12 +40,16 @@ def test_what_is_orthogonal_has_rows_or_columns_of_about_length_1(shape: tuple[i
     assert not orthogonal(torch.zeros(1, *shape)).any()
 
 
-def test_matrices_move_as_by_torch_and_the_rest_as_by_adamw(model: Autoregressor) -> None:
-    """torch.optim.Muon computes in bf16."""
+@pytest.mark.parametrize("at_once", [muon.AT_ONCE, 1])
+def test_matrices_move_as_by_torch_and_the_rest_as_by_adamw(
+    at_once: int, model: Autoregressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.optim.Muon computes in bf16, and one matrix after the other."""
+    monkeypatch.setattr(muon, "AT_ONCE", at_once)
     twin = Autoregressor(CONFIG, TOKENIZER, {"pitch": 4})
     twin.load_state_dict(model.state_dict())
     ours = make_optimizer(model, OPTIM, "bf16")
-    matrices = matrices_of(twin)
+    matrices = matrices_of(twin, OPTIM)
     chosen = set(matrices)
     by_adamw = make_optimizer(twin, OptimConfig(lr=1e-2, weight_decay=0.1), "bf16")
     for group in by_adamw.param_groups:
@@ -61,10 +66,23 @@ def test_matrices_move_as_by_torch_and_the_rest_as_by_adamw(model: Autoregressor
 
 
 def test_it_is_given_the_weights_of_attention_and_mlp_alone(model: Autoregressor) -> None:
-    found = {id(parameter) for parameter in matrices_of(model)}
+    found = {id(parameter) for parameter in matrices_of(model, OPTIM)}
     names = [name for name, parameter in model.named_parameters() if id(parameter) in found]
     layers = ("attention.qkv", "attention.out", "mlp.0", "mlp.2")
     assert names == [f"blocks.{i}.{layer}.weight" for i in range(2) for layer in layers]
+    assert not matrices_of(model, OptimConfig())
+
+
+def test_stacks_are_of_one_shape_and_large_enough_for_all_workers(
+    model: Autoregressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = matrices_of(model, OPTIM)
+    assert [len(alike) for alike in muon.stacks(matrices, 1)] == [2, 2, 2, 2]
+    monkeypatch.setattr(muon, "AT_ONCE", 1)
+    for workers, num in ((1, 1), (2, 2), (3, 2)):
+        found = list(muon.stacks(matrices, workers))
+        assert [len(alike) for alike in found] == [num] * (8 // num)
+        assert all(len({matrix.shape for matrix in alike}) == 1 for alike in found)
 
 
 def test_what_it_keeps_is_counted(model: Autoregressor) -> None:
