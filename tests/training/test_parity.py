@@ -83,12 +83,18 @@ def test_gradients_of_workers_with_unequal_shares_are_those_of_one(
 
 
 def test_workers_with_unequal_shares_train_like_one(
-    autoregressor_with_options: Plan, run_workers: RunWorkers, losses: Losses, tmp_path: Path
+    autoregressor_with_options: Plan, run_workers: RunWorkers, losses: Losses, final_state: State, tmp_path: Path
 ) -> None:
     """Of rows, of parameters, and of the matrices that Muon makes orthogonal."""
     plan = replace(autoregressor_with_options, folder=tmp_path / "run")
     assert run_workers(plan, 3) == [0, 0, 0]
     np.testing.assert_allclose(losses(plan), losses(autoregressor_with_options), rtol=1e-3)
+    # The losses hardly tell whether each matrix has moved in its own direction: the weights do.
+    found, expected = (
+        {name: tensor for name, tensor in final_state(run).items() if name.startswith("/model/")}
+        for run in (plan, autoregressor_with_options)
+    )
+    require_near(found, expected)
 
 
 @pytest.mark.parametrize("any_one", [*STAGES, "autoregressor_with_options", CLASSIFIER], indirect=True)
@@ -103,7 +109,7 @@ def test_accumulated_gradients_train_the_same_model(
 
 
 def require_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Gradients, as near as the order of sums allows."""
+    """Gradients or weights, as near as the order of sums allows."""
     assert found.keys() == expected.keys() and len(expected) > 10
     scale = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
     assert scale > 1e-3
