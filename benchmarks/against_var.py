@@ -39,13 +39,19 @@ COLUMNS = (
 def plain_var(preset: Preset) -> Preset:
     """The preset, trained as VAR trains."""
     codebook = replace(preset.tokenizer.codebook, start_step=0, restart_every=0, dropout=0.0)
-    loss = ReconstructionLossConfig(l1=0.0, l2=1.0, spectral_convergence=0.0)
+    loss = ReconstructionLossConfig(l1=0.0, l2=1.0, relative=0.0, spectral_convergence=0.0)
     settings = replace(preset.autoregressor.autoregressor, positions="learned", corrupt_codes=0.0, scale_weight=1.0)
     first, second = (
         replace(stage.optim, optimizer="adamw", lr=PLAIN_RATE) for stage in (preset.tokenizer, preset.autoregressor)
     )
     return Preset(
-        replace(preset.tokenizer, codebook=codebook, loss=loss, optim=first),
+        replace(
+            preset.tokenizer,
+            tokenizer=replace(preset.tokenizer.tokenizer, last_scale="nearest"),
+            codebook=codebook,
+            loss=loss,
+            optim=first,
+        ),
         replace(preset.autoregressor, autoregressor=settings, optim=second),
     )
 

@@ -40,6 +40,8 @@ OPTIONS: dict[str, Change] = {
     "two branches": setting("tokenizer", branches=2),
     "stem of one convolution": setting("tokenizer", stem=1),
     "free latents": setting("tokenizer", latents="free"),
+    "each token's nearest code": setting("tokenizer", last_scale="nearest"),
+    "no relative error": setting("loss", relative=0.0),
     "multi-resolution and mel 0.5": setting("loss", multi_resolution=0.5, mel=0.5),
     "delta 0.5": setting("loss", delta=0.5),
     "adversary 0.3": setting("adversary", weight=0.3),

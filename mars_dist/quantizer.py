@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.config import CodebookConfig, TokenizerConfig
+from mars_dist.fitting import fit
 from mars_dist.layers import grow, shrink
 
 NUM_PHI = 4
@@ -65,7 +66,7 @@ class MultiScaleQuantizer(nn.Module):
 
         def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
             residuals.append(self.residual(k, f_BChw, f_hat_BChw))
-            return self.nearest(k, residuals[-1])
+            return self.chosen(k, residuals[-1])
 
         for k, (codes_BkP, f_hat_BChw) in enumerate(self.walk(choose, len(f_BChw))):
             codes.append(codes_BkP)
@@ -92,7 +93,7 @@ class MultiScaleQuantizer(nn.Module):
     def encode(self, f_BChw: Tensor) -> Tensor:
         """Latents -> codes (B, L)."""
         f_BChw = f_BChw.float()
-        choose = lambda k, f_hat_BChw: self.nearest(k, self.residual(k, f_BChw, f_hat_BChw))  # noqa: E731
+        choose = lambda k, f_hat_BChw: self.chosen(k, self.residual(k, f_BChw, f_hat_BChw))  # noqa: E731
         return torch.cat([codes_BkP for codes_BkP, _ in self.walk(choose, len(f_BChw))], dim=1)
 
     def decode(self, codes_BL: Tensor) -> Tensor:
@@ -128,6 +129,16 @@ class MultiScaleQuantizer(nn.Module):
     def residual(self, k: int, f_BChw: Tensor, f_hat_BChw: Tensor) -> Tensor:
         """What is still missing, at the size of scale k: (B, k, C), without gradient."""
         return self.next_input(k, f_BChw.detach() - f_hat_BChw.detach())
+
+    def chosen(self, k: int, z_BkC: Tensor) -> Tensor:
+        """The codes (B, kP) for what is missing: the nearest ones, of the last scale fitted to one another."""
+        codes_BkP = self.nearest(k, z_BkC)
+        if k < len(self.schedule) - 1 or self.config.last_scale == "nearest":
+            return codes_BkP
+        grid, phi = tuple(self.schedule.latent_grid), self.phi[self.phi_of_scale[k]]
+        codes_BhwP = codes_BkP.unflatten(1, (*grid, self.config.branches))
+        missing_BChw, weights = z_BkC.transpose(1, 2).unflatten(-1, grid), map(phi.get_parameter, ("weight", "bias"))
+        return fit(missing_BChw, codes_BhwP, self.codebook(k), *weights).flatten(1)
 
     def nearest(self, k: int, z_BkC: Tensor) -> Tensor:
         """For each token and branch the index of the Euclidean nearest code: (B, kP)."""

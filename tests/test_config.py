@@ -58,7 +58,7 @@ INVALID: dict[str, Callable[[], object]] = {
     "tokenizer.code_width: 1 leaves each of 1 branches": lambda: TokenizerConfig(code_width=1),
     "loss.l2: -1 must be 0 or more": lambda: ReconstructionLossConfig(l2=-1),
     "loss: every weight is 0": lambda: TokenizerRunConfig(
-        loss=ReconstructionLossConfig(l1=0, l2=0, spectral_convergence=0)
+        loss=ReconstructionLossConfig(l1=0, l2=0, relative=0, spectral_convergence=0)
     ),
     "codebook.commitment: -1 must be 0 or more": lambda: CodebookConfig(commitment=-1),
     "codebook.dropout: 2 must lie between 0 and 1": lambda: CodebookConfig(dropout=2),

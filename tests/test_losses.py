@@ -70,6 +70,14 @@ def test_l1_l2_and_delta_are_means_over_the_cells() -> None:
     assert {name: round(term.item(), 4) for name, term in terms.items()} == {"l1": 0.5, "l2": 0.25, "delta": 2.0}
 
 
+def test_the_relative_error_counts_a_faint_picture_as_a_full_one() -> None:
+    x_B1FN = picture(0)
+    y_B1FN = -1 + 1.1 * (x_B1FN + 1)
+    fainter = [-1 + (z_B1FN + 1) / torch.tensor([1.0, 5.0]).view(2, 1, 1, 1) for z_B1FN in (y_B1FN, x_B1FN)]
+    for y, x in ((y_B1FN, x_B1FN), fainter):
+        torch.testing.assert_close(reconstruction_loss(y, x, only("relative"), SPECTROGRAM)["relative"].item(), 0.01)
+
+
 def test_spectral_convergence_of_a_louder_picture_is_its_share() -> None:
     x_B1FN = picture(0)
     louder_B1FN = normalise(1.5 * magnitude(x_B1FN, 512), 512)

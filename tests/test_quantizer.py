@@ -30,10 +30,9 @@ SCHEDULES = {
 @pytest.fixture(params=SCHEDULES)
 def quantizer(request: pytest.FixtureRequest) -> MultiScaleQuantizer:
     torch.manual_seed(0)
-    made = MultiScaleQuantizer(
-        TokenizerConfig(scales=SCHEDULES[request.param], codebook_size=32, code_width=6), CodebookConfig(commitment=0.3)
-    )
-    return made
+    # As VAR has it; the last scale's codes fitted to one another: test_fitting.py.
+    config = TokenizerConfig(scales=SCHEDULES[request.param], codebook_size=32, code_width=6, last_scale="nearest")
+    return MultiScaleQuantizer(config, CodebookConfig(commitment=0.3))
 
 
 def latents(quantizer: MultiScaleQuantizer, batch: int = 3) -> Tensor:

@@ -37,6 +37,8 @@ class TokenizerConfig:
     """shared: one codebook for all scales (the paper's)."""
     branches: int = 1
     """P: product quantisation; each token has so many codes, each from a codebook of its own (ImageFolder)."""
+    last_scale: Literal["fitted", "nearest"] = "fitted"
+    """How the codes of the last scale are chosen: fitted to one another, or each token's nearest (VAR's)."""
     codebook_projection: bool = False
     """SimVQ: the codes are a learnt linear map of fixed vectors (arXiv 2411.02038)."""
 

@@ -18,6 +18,8 @@ class ReconstructionLossConfig:
 
     l1: float = 0.2
     l2: float = 10.0
+    relative: float = 1.5
+    """Squared error over the note's own mean square above silence: a sparse or quiet note counts as a full one does."""
     spectral_convergence: float = 0.1
     multi_resolution: float = 0.0
     mel: float = 0.0

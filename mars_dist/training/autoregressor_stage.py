@@ -149,7 +149,7 @@ class AutoregressorStage:
     def corrupt(self, f_BChw: Tensor, uniform_BU: Tensor) -> tuple[Tensor, Tensor]:
         """Self-correction (Infinity, arXiv 2412.04431, section 3.4): inputs with some codes swapped for near ones.
 
-        Returns targets (B, L), the codes nearest to what is really missing at each scale, and inputs (B, L - 1, C).
+        Returns targets (B, L), the codes for what is really missing at each scale, and inputs (B, L - 1, C).
         """
         rate_B1 = self.config.autoregressor.corrupt_codes * uniform_BU[:, :1]
         swap_BL, which_BL = uniform_BU[:, 1:].chunk(2, dim=1)
@@ -158,10 +158,11 @@ class AutoregressorStage:
 
         def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
             span = self.code_spans[k]
-            near_BkN = self.quantizer.nearest_several(k, self.quantizer.residual(k, f_BChw, f_hat_BChw), num_near)
-            targets.append(near_BkN[..., 0])
+            z_BkC = self.quantizer.residual(k, f_BChw, f_hat_BChw)
+            targets.append(self.quantizer.chosen(k, z_BkC))
+            near_BkN = self.quantizer.nearest_several(k, z_BkC, num_near)
             other_Bk1 = (which_BL[:, span, None] * num_near).long()
-            return torch.where(swap_BL[:, span] < rate_B1, near_BkN.gather(-1, other_Bk1)[..., 0], near_BkN[..., 0])
+            return torch.where(swap_BL[:, span] < rate_B1, near_BkN.gather(-1, other_Bk1)[..., 0], targets[-1])
 
         inputs_BLC = self.quantizer.inputs_along(choose, len(f_BChw))
         return torch.cat(targets, dim=1), inputs_BLC

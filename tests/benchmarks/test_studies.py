@@ -78,7 +78,7 @@ def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
         )
     ]
     assert {name: len(trials) for name, trials in made.items()} == {
-        "tokenizer_options": 30,
+        "tokenizer_options": 34,
         "autoregressor_options": 18,
         "schedules": 8,
         "against_var": 6,
@@ -91,9 +91,10 @@ def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
 def test_plain_var_has_nothing_of_ours() -> None:
     plain = against_var.plain_var(TINY)
     assert (plain.tokenizer.codebook.start_step, plain.tokenizer.codebook.restart_every) == (0, 0)
-    assert (plain.tokenizer.loss.l1, plain.tokenizer.loss.spectral_convergence) == (0, 0)
+    loss = plain.tokenizer.loss
+    assert (loss.l1, loss.relative, loss.spectral_convergence) == (0, 0, 0)
     assert plain.autoregressor.autoregressor.corrupt_codes == 0
-    assert plain.tokenizer.tokenizer == TINY.tokenizer.tokenizer
+    assert plain.tokenizer.tokenizer == replace(TINY.tokenizer.tokenizer, last_scale="nearest")
     assert plain.autoregressor.train == TINY.autoregressor.train
     assert plain.tokenizer.optim.optimizer == plain.autoregressor.optim.optimizer == "adamw"
 
