@@ -49,7 +49,7 @@ def fit(missing_BChw: Tensor, codes_BhwP: Tensor, codebook_PVc: Tensor, weight_C
             added_BChw = F.conv_transpose2d(moved_BCyx, pull_Ceij, stride=WINDOW, groups=branches)
             windows = (slice(row, row + added_BChw.shape[2]), slice(column, column + added_BChw.shape[3]))
             bordered_BChw[:, :, *windows] -= added_BChw
-            rest_BChw = bordered_BChw[:, :, 1:-1, 1:-1]
+            rest_BChw = F.pad(bordered_BChw, (-(WINDOW // 2),) * 4)
     return codes_BhwP
 
 
@@ -66,10 +66,11 @@ def taps_inside(length: int, like: Tensor) -> Tensor:
     return torch.tensor(places).to(like)
 
 
-def look_up(codes_ByxP: Tensor, codebook_PVc: Tensor) -> Tensor:
-    """(B, y, x, P, c)."""
-    branches = [F.embedding(codes_ByxP[..., p], codebook_Vc) for p, codebook_Vc in enumerate(codebook_PVc)]
-    return torch.stack(branches, dim=-2)
+def look_up(codes_P: Tensor, codebook_PVc: Tensor) -> Tensor:
+    """(..., P), the index of a code in each branch -> (..., P, c), the codes."""
+    num_branches, codebook_size, _ = codebook_PVc.shape
+    first_rows_P = torch.arange(0, num_branches * codebook_size, codebook_size, device=codebook_PVc.device)
+    return F.embedding(codes_P + first_rows_P, codebook_PVc.flatten(0, 1))
 
 
 def to_channels(x_ByxPc: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 VAR (arXiv 2404.02905, algorithms 1 and 2), with (h, w) scales, and, as options, a codebook for each scale, product
 branches (ImageFolder, arXiv 2410.01756), SimVQ (arXiv 2411.02038) and the rotation trick (arXiv 2410.06424).
+The last scale's codes are fitted to one another (fitting.py), unless each token's nearest is asked for.
 Always in float32: bf16 flips nearest neighbours.
 Suffixes: B batch, C code width over all branches, P branches, c code width of one branch, h w the latent grid, k a
 scale's tokens, kP its codes (a token has P codes side by side), L codes over all scales, V codebook size, R rows of all
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.config import CodebookConfig, TokenizerConfig
-from mars_dist.fitting import fit
+from mars_dist.fitting import fit, look_up
 from mars_dist.layers import grow, shrink
 
 NUM_PHI = 4
@@ -116,8 +117,7 @@ class MultiScaleQuantizer(nn.Module):
     def add_scale(self, k: int, f_hat_BChw: Tensor, codes_BkP: Tensor) -> Tensor:
         """One step of sampling: f_hat with the detail that the codes of scale k stand for."""
         codebook_PVc = self.codebook(k)
-        rows_BkP = codes_BkP.unflatten(-1, (-1, len(codebook_PVc))) + self.first_rows(codebook_PVc)
-        detail_BkC = F.embedding(rows_BkP, codebook_PVc.flatten(0, 1)).flatten(2)
+        detail_BkC = look_up(codes_BkP.unflatten(-1, (-1, len(codebook_PVc))), codebook_PVc).flatten(2)
         detail_BChw = grow(detail_BkC.transpose(1, 2).unflatten(-1, self.schedule.sizes[k]), self.schedule.latent_grid)
         phi = self.phi[self.phi_of_scale[k]]
         return f_hat_BChw + 0.5 * detail_BChw + 0.5 * phi(detail_BChw)
@@ -132,13 +132,17 @@ class MultiScaleQuantizer(nn.Module):
 
     def chosen(self, k: int, z_BkC: Tensor) -> Tensor:
         """The codes (B, kP) for what is missing: the nearest ones, of the last scale fitted to one another."""
-        codes_BkP = self.nearest(k, z_BkC)
+        return self.fitted(k, z_BkC, self.nearest(k, z_BkC))
+
+    def fitted(self, k: int, z_BkC: Tensor, codes_BkP: Tensor) -> Tensor:
+        """The codes (B, kP) as they are, but those of the last scale fitted to one another."""
         if k < len(self.schedule) - 1 or self.config.last_scale == "nearest":
             return codes_BkP
         grid, phi = tuple(self.schedule.latent_grid), self.phi[self.phi_of_scale[k]]
+        missing_BChw = z_BkC.transpose(1, 2).unflatten(-1, grid)
         codes_BhwP = codes_BkP.unflatten(1, (*grid, self.config.branches))
-        missing_BChw, weights = z_BkC.transpose(1, 2).unflatten(-1, grid), map(phi.get_parameter, ("weight", "bias"))
-        return fit(missing_BChw, codes_BhwP, self.codebook(k), *weights).flatten(1)
+        weight_Ccij, bias_C = phi.get_parameter("weight"), phi.get_parameter("bias")
+        return fit(missing_BChw, codes_BhwP, self.codebook(k), weight_Ccij, bias_C).flatten(1)
 
     def nearest(self, k: int, z_BkC: Tensor) -> Tensor:
         """For each token and branch the index of the Euclidean nearest code: (B, kP)."""
@@ -171,12 +175,6 @@ class MultiScaleQuantizer(nn.Module):
     def by_branch(self, z_BkC: Tensor) -> Tensor:
         """(B, k, C) -> (B, k, P, c)."""
         return z_BkC.unflatten(-1, (self.config.branches, -1))
-
-    @staticmethod
-    def first_rows(codebook_PVc: Tensor) -> Tensor:
-        """(P,): where each branch's codes begin."""
-        num_branches, codebook_size, _ = codebook_PVc.shape
-        return torch.arange(0, num_branches * codebook_size, codebook_size, device=codebook_PVc.device)
 
 
 def mse_of_each(a_BChw: Tensor, b_BChw: Tensor) -> Tensor:

@@ -159,8 +159,8 @@ class AutoregressorStage:
         def choose(k: int, f_hat_BChw: Tensor) -> Tensor:
             span = self.code_spans[k]
             z_BkC = self.quantizer.residual(k, f_BChw, f_hat_BChw)
-            targets.append(self.quantizer.chosen(k, z_BkC))
             near_BkN = self.quantizer.nearest_several(k, z_BkC, num_near)
+            targets.append(self.quantizer.fitted(k, z_BkC, near_BkN[..., 0]))
             other_Bk1 = (which_BL[:, span, None] * num_near).long()
             return torch.where(swap_BL[:, span] < rate_B1, near_BkN.gather(-1, other_Bk1)[..., 0], targets[-1])
 
