@@ -20,6 +20,7 @@ from mars_dist import codes
 from mars_dist.cmx import demultiplex
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
 from mars_dist.dataset import DatasetInfo, Rows
+from mars_dist.devices import own_device
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.evaluation.evaluate import Task, chosen, cut, evaluate
 from mars_dist.evaluation.judges import Judges
@@ -149,7 +150,7 @@ def reconstruct(trial: Trial, rows: NDArray[np.int64]) -> Measured:
     spectrogram, columns = spectrogram_of(whole), read(whole, "valid", rows)
     real = real_version(spectrogram, columns)
     x_BCHW = torch.from_numpy(read(trial.data, "valid", rows, ["picture"])["picture"].astype(np.float32))
-    picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW)), settings.cmx)
+    picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW.to(own_device()))), settings.cmx).cpu()
     num_missing = real.picture_B1FN.shape[2] - picture_B1FN.shape[2]
     picture_B1FN = torch.nn.functional.pad(picture_B1FN, (0, 0, 0, num_missing), value=-1.0)
     made = Version(picture_B1FN, wave_from_picture(picture_B1FN, spectrogram))

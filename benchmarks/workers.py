@@ -7,11 +7,13 @@ import math
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
 import torch.distributed as dist
+from autoregressor_step import DTYPES
 from check import prepare
 from side_by_side import Call, Table, options, take_turns, tell
 from training_step import plan_of, step_of
@@ -61,25 +63,25 @@ def main() -> None:
     for preset in {preset for preset, *_ in CASES}:
         prepare(preset, given.notes, home / preset)
     rows = []
-    for case in CASES:
-        plan = plan_of(home, *case, "float32")
+    for (preset, stage, batch), dtype in product(CASES, DTYPES):
+        plan = plan_of(home, preset, stage, batch, dtype)
         sides = {"process": step_of, "one": one_worker, "two": two_workers}
         found = take_turns({name: partial(side, plan) for name, side in sides.items()}, given.rounds)
         process, one, two = (found[name] for name in sides)
-        preset, stage, batch = case
         seconds = [f"{times.median:.3f} s" for times in (process, one, two)]
         gained = [f"{1 / two.over(process):.2f}", f"{math.log2(two.over(one)):.2f}"]
-        rows.append([f"{preset} {stage}", str(batch), *seconds, *gained])
+        rows.append([f"{preset} {stage}", str(batch), dtype, *seconds, *gained])
     columns = [
         "",
         "batch",
+        "",
         "one process, two threads",
         "a worker of one thread",
         "two of them",
         "their throughput, of the process's",
         "exponent of workers",
     ]
-    tell(given, Table("FSDP against one process", f"float32, gloo, {given.rounds} rounds", columns, rows))
+    tell(given, Table("FSDP against one process", f"gloo, {given.rounds} rounds", columns, rows))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from mars_dist.addresses import Address
 from mars_dist.cmx import recut
 from mars_dist.config import SpectrogramConfig, TokenizerConfig
 from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
+from mars_dist.devices import own_device
 from mars_dist.model import load_tokenizer, model_fingerprint
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
@@ -71,13 +72,13 @@ def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
     columns = rows.read_group(group, ["picture", *LABELS])
     model, spectrogram = tokenizer_of(tokenizer)
     x_BCHW = torch.from_numpy(columns.pop("picture").astype(np.float32))
-    f_BChw = model.latents(recut(x_BCHW, rows.info.spectrogram.cmx, spectrogram.cmx))
+    f_BChw = model.latents(recut(x_BCHW.to(own_device()), rows.info.spectrogram.cmx, spectrogram.cmx))
     codes_BL = model.quantizer.encode(f_BChw)
-    return columns | {"codes": codes_BL.numpy().astype(np.uint16), "latents": f_BChw.half().numpy()}
+    return columns | {"codes": codes_BL.cpu().numpy().astype(np.uint16), "latents": f_BChw.half().cpu().numpy()}
 
 
 @lru_cache(maxsize=1)
 def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     """Loaded once a process, with the settings of the pictures that it takes."""
     tokenizer, run = load_tokenizer(folder)
-    return tokenizer, run.spectrogram
+    return tokenizer.to(own_device()), run.spectrogram

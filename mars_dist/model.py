@@ -158,7 +158,7 @@ class Mars:
     histogram: Histogram
 
     @classmethod
-    def from_pretrained(cls, folder: Address, device: str = "cpu") -> "Mars":
+    def from_pretrained(cls, folder: Address, device: torch.device | str = "cpu") -> "Mars":
         """Read an autoregressor's folder, local or s3://: JSON and safetensors only.
 
         Raises ValueError where it does not fit.
@@ -173,6 +173,11 @@ class Mars:
         settings = (run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
         autoregressor = build_with(lambda: Autoregressor(*settings), folder / WEIGHTS)
         return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary, histogram)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, whatever it is given, and what it gives lies."""
+        return self.autoregressor.levels_KD.device
 
     def generate(
         self,
@@ -216,11 +221,9 @@ class Mars:
     @torch.inference_mode()
     def sample_pictures(self, conditions: Conditions, ids: list[int], sampling: SamplingConfig) -> Tensor:
         """(B, 1, F, N): new pictures; all that is random about each depends on its id and the seed alone."""
-        quantizer, device = self.tokenizer.quantizer, self.autoregressor.levels_KD.device
-        conditions = self.complete(conditions, ids, sampling)
-        conditions = {name: values.to(device) for name, values in conditions.items()}
+        conditions = self.there(self.complete(conditions, ids, sampling))
         autoregressor = self.bf16_autoregressor if sampling.precision == "bf16" else self.autoregressor
-        return self.decode(sample_codes(autoregressor, quantizer, conditions, ids, sampling))
+        return self.decode(sample_codes(autoregressor, self.tokenizer.quantizer, conditions, ids, sampling))
 
     @cached_property
     def bf16_autoregressor(self) -> Autoregressor:
@@ -229,17 +232,21 @@ class Mars:
     @torch.inference_mode()
     def encode(self, waves_BT: Tensor) -> Tensor:
         """(B, T) -> codes (B, L)."""
-        pictures_B1FN = picture_from_wave(waves_BT, self.spectrogram)
+        pictures_B1FN = picture_from_wave(waves_BT.to(self.device), self.spectrogram)
         return self.tokenizer.encode(multiplex(pictures_B1FN, self.spectrogram.cmx))
 
     @torch.inference_mode()
     def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:
         """(B,): what it would take to write down the codes of these rows of a data set by this model's foretelling."""
-        conditions = self.vocabulary.of_rows(columns)
+        codes_BL, conditions = codes_BL.to(self.device), self.there(self.vocabulary.of_rows(columns))
         nats_BL = self.autoregressor(self.tokenizer.quantizer.next_inputs(codes_BL), conditions, codes_BL=codes_BL)
         return nats_BL.sum(1) / math.log(2) * self.spectrogram.sample_rate / self.spectrogram.num_samples
 
     @torch.inference_mode()
     def decode(self, codes_BL: Tensor) -> Tensor:
         """Codes (B, L) -> pictures (B, 1, F, N); `wave_from_picture` makes them sound."""
-        return demultiplex(self.tokenizer.decode(codes_BL), self.spectrogram.cmx)
+        return demultiplex(self.tokenizer.decode(codes_BL.to(self.device)), self.spectrogram.cmx)
+
+    def there(self, conditions: Conditions) -> Conditions:
+        """On its device."""
+        return {name: values_B.to(self.device) for name, values_B in conditions.items()}

@@ -122,7 +122,7 @@ def make_part(part: range, notes: NewNotes, out: Folder) -> range:
     together = {name: torch.cat([one[name] for one in asked]) for name in mars.vocabulary.cardinalities}
     conditions = mars.complete(together, ids, notes.sampling)
     pictures_B1FN = mars.sample_pictures(conditions, ids, notes.sampling)
-    waves_BT = wave_from_picture(pictures_B1FN, mars.spectrogram, notes.phase).numpy()
+    waves_BT = wave_from_picture(pictures_B1FN, mars.spectrogram, notes.phase).cpu().numpy()
     rows = []
     for i, wave_T, words in zip(ids, waves_BT, mars.vocabulary.to_words(conditions), strict=True):
         name = f"{i:08d}.wav"

@@ -53,15 +53,14 @@ def evaluate_folders(
     data and judges do not fit.
     """
     keep_freed_memory()
-    from mars_dist.distributed.cluster import over_cluster
+    from mars_dist.distributed.cluster import over_gpus
 
     runs = named(folders)
     tasks = [Task(runs, data, split, sampling, phase, judges) for split in num_notes]
     for task in tasks:
         task.check()
     evaluations = [
-        evaluate(task, num_notes[task.split], num_shown, partial(progress_of, task.split), over_cluster)
-        for task in tasks
+        evaluate(task, num_notes[task.split], num_shown, partial(progress_of, task.split), over_gpus) for task in tasks
     ]
     for evaluation in evaluations:
         for reason in evaluation.left_out:
@@ -77,7 +76,7 @@ def evaluate_folders(
     }
     out.write(figures_of(file), (json.dumps(figures, indent=1) + "\n").encode())
     models = {name: folder for name, folder in runs.items() if not is_tokenizer(folder)}
-    grids = {name: sample_grid(tasks[0], folder, over_cluster) for name, folder in models.items()}
+    grids = {name: sample_grid(tasks[0], folder, over_gpus) for name, folder in models.items()}
     report = Report(
         title="MARS: notes from a next-scale transformer" if models else "MARS: notes through a tokenizer",
         description=[
@@ -251,18 +250,18 @@ def scale_use(folder: Path, figures: Mapping[str, float]) -> list[ScaleUse]:
 
 
 def curves(folder: Path, heading: str) -> list[Curve]:
-    """The training loss beside the validation figures; the cross-entropy also scale by scale."""
+    """The training loss beside the validation figures; the autoregressor's loss on both, its cross-entropy by scale."""
     if not (folder / METRICS).exists():
         return []
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
     loss = series(train, "loss")
-    if not valid or "cross_entropy" not in valid[0]:
+    if not valid or "loss" not in valid[0]:
         errors = [Curve(f"{heading}: mse", "step", {"valid": series(valid, "mse")})] if valid else []
         return [Curve(f"{heading}: training loss", "step", {"train": loss}), *errors]
     prefix = "scales/cross_entropy_"
     by_scale = {name.removeprefix(prefix): series(valid, name) for name in valid[0] if name.startswith(prefix)}
     return [
-        Curve(f"{heading}: cross entropy", "step", {"train": loss, "valid": series(valid, "cross_entropy")}),
+        Curve(f"{heading}: loss", "step", {"train": loss, "valid": series(valid, "loss")}),
         Curve(f"{heading}: cross entropy on held-out notes, by scale", "step", by_scale),
     ]
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mars_dist.config import (
+    AdversaryConfig,
     AutoregressorConfig,
     AutoregressorRunConfig,
     CodebookConfig,
@@ -106,6 +107,7 @@ BASE = Preset(
             width=512,
             depth=8,
         ),
+        adversary=AdversaryConfig(lr=3e-4),
         optim=replace(SMALL.tokenizer.optim, lr=3e-4),
         train=replace(SMALL.tokenizer.train, steps=100_000, batch_size=256),
     ),

@@ -45,7 +45,7 @@ def sample(arguments: Sequence[str]) -> None:
     asked = {name: value for name in names if (value := getattr(command, name)) not in (None, ())}
     model = address(command.model)
     if command.prompts:
-        from mars_dist.distributed.cluster import over_cluster
+        from mars_dist.distributed.cluster import over_gpus
         from mars_dist.lease import sole_writer
         from mars_dist.new_notes import NewNotes, make, read_prompts
         from mars_dist.storage import Folder
@@ -54,15 +54,16 @@ def sample(arguments: Sequence[str]) -> None:
         folder = Folder.open(address(command.out))
         folder.require_writable()
         with sole_writer(folder, say):
-            make(NewNotes(model, wanted, command.sampling, command.phase), folder, over_cluster, say)
+            make(NewNotes(model, wanted, command.sampling, command.phase), folder, over_gpus, say)
         return
     from mars_dist.audio import write_wav
+    from mars_dist.devices import own_device
     from mars_dist.memory import keep_freed_memory
     from mars_dist.model import Mars
     from mars_dist.serialize import write_json
 
     keep_freed_memory()
-    mars = Mars.from_pretrained(model)
+    mars = Mars.from_pretrained(model, own_device())
     waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
     parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)

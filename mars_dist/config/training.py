@@ -64,13 +64,15 @@ class AdversaryConfig:
     """Share of training after which it takes part."""
     feature_matching: float = 2.0
     """Weight of the distance between its features, beside that of its judgement."""
+    lr: float = 1e-3
+    """Of its AdamW, which warms up and decays as optim.lr does."""
     width: int = 16
     """Channels of its convolutions."""
     resolutions: int = 3
     """It looks at the picture whole, at half and at a quarter of the resolution, and so on."""
 
     def __post_init__(self) -> None:
-        require_positive("adversary", self, "width", "resolutions")
+        require_positive("adversary", self, "lr", "width", "resolutions")
         require_not_negative("adversary", self, "weight", "feature_matching")
         require_share("adversary", self, "start")
 

@@ -20,6 +20,8 @@ ONE_BY_ONE: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 TASKS_OF_A_CPU, MOST_ITEMS = 4, 8
 """Ray Data takes up to a fifth of a second to notice that a task has ended, so a task has several items; but few enough
 for all CPUs to end at about the same time, and for little to be done again where a machine is lost."""
+OF_A_GPU = 0.25
+"""What a task takes of the GPU that its model runs on: while one computes there others read, measure and write."""
 READING = 0.01
 """CPUs: who reads waits most of the time for those who work. (And what asks for less is not fused with them.)"""
 
@@ -27,15 +29,12 @@ READING = 0.01
 def over_cluster(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """work(item) for each item, in the order in which they are done. Raises what the work raises, but only OSError and
     ValueError as themselves."""
-    if not (items := list(items)):  # Ray makes no data set of nothing
-        return
-    connect()
-    num_tasks = max(TASKS_OF_A_CPU * int(ray.cluster_resources().get("CPU", 0)), math.ceil(len(items) / MOST_ITEMS))
-    rows = _rows(items, min(num_tasks, len(items))).map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE)
-    rows.context.target_max_block_size = (
-        1  # each result is handed over as soon as it is there, not with its task's last
-    )
-    yield from _results(rows)
+    yield from _over(work, items, of_a_gpu=0)
+
+
+def over_gpus(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The same for work that runs a model: on the cluster's GPUs, where it has any."""
+    yield from _over(work, items, OF_A_GPU)
 
 
 def stream_over_cluster(
@@ -46,6 +45,18 @@ def stream_over_cluster(
     items = list(items)
     rows = _rows(items, len(items)).map_batches(_on_each(read), num_cpus=READING, **ONE_BY_ONE)
     yield from _results(rows.map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
+
+
+def _over(work: Callable[[Item], Result], items: Iterable[Item], of_a_gpu: float) -> Iterator[Result]:
+    if not (items := list(items)):  # Ray makes no data set of nothing
+        return
+    connect()
+    there = ray.cluster_resources()
+    num_tasks = max(TASKS_OF_A_CPU * int(there.get("CPU", 0)), math.ceil(len(items) / MOST_ITEMS))
+    resources = {"num_gpus": of_a_gpu if "GPU" in there else 0} | ONE_BY_ONE
+    rows = _rows(items, min(num_tasks, len(items))).map_batches(_on_each(lambda item: iter([work(item)])), **resources)
+    rows.context.target_max_block_size = 1  # each result is handed over when it is there, not with its task's last
+    yield from _results(rows)
 
 
 def _rows(items: Sequence[Any], num_tasks: int) -> ray.data.Dataset:

@@ -10,7 +10,7 @@ from mars_dist import codes
 from mars_dist.addresses import Address
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import MANIFEST, DatasetInfo, Rejected, require_same, require_shards
-from mars_dist.distributed.cluster import over_cluster, stream_over_cluster
+from mars_dist.distributed.cluster import over_cluster, over_gpus, stream_over_cluster
 from mars_dist.lease import sole_writer
 from mars_dist.model import load_tokenizer
 from mars_dist.pictures import Job, Made, arrays, estimate_bytes, find_made, make_shard, plan, with_contents
@@ -149,7 +149,7 @@ def encode_shards(info: DatasetInfo, pictures: str, tokenizer: Address, folder: 
     """Raises OSError, and ValueError where the pictures are damaged."""
     total, encoded, start = sum(info.counts.values()), 0, monotonic()
     work = partial(codes.make_shard, pictures=pictures, tokenizer=tokenizer, folder=folder)
-    for seen, rows in enumerate(over_cluster(work, info.shards), start=1):
+    for seen, rows in enumerate(over_gpus(work, info.shards), start=1):
         encoded += rows
         speed = encoded / (monotonic() - start)
         progress(f"shards {seen}/{len(info.shards)} | notes {encoded}/{total} | {speed:.0f} notes/s")

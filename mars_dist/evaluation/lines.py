@@ -16,6 +16,7 @@ from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, Rows
+from mars_dist.devices import own_device
 from mars_dist.fetched import on_disk
 from mars_dist.model import CONFIG, Mars, load_tokenizer
 from mars_dist.phase import Phase, wave_from_picture
@@ -77,13 +78,13 @@ def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
 def tokenizer_alone(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     """Loaded once a process."""
     tokenizer, run = load_tokenizer(folder)
-    return tokenizer, run.spectrogram
+    return tokenizer.to(own_device()), run.spectrogram
 
 
 @lru_cache(maxsize=2)
 def model_of(folder: Address) -> Mars:
     """Loaded once a process."""
-    return Mars.from_pretrained(folder)
+    return Mars.from_pretrained(folder, own_device())
 
 
 def read(data: str, split: str, wanted: NDArray[np.int64], names: list[str] = COLUMNS) -> Columns:
@@ -108,14 +109,14 @@ def real_version(spectrogram: SpectrogramConfig, columns: Columns) -> Version:
 
 
 def sounding(picture_B1FN: Tensor, spectrogram: SpectrogramConfig, phase: Phase) -> Version:
-    """Pictures made sound."""
-    return Version(picture_B1FN, wave_from_picture(picture_B1FN, spectrogram, phase))
+    """Pictures made sound where they lie; both in main memory."""
+    return Version(picture_B1FN.cpu(), wave_from_picture(picture_B1FN, spectrogram, phase).cpu())
 
 
 def resynthesis(real: Version, spectrogram: SpectrogramConfig, phase: Phase) -> Version:
     """The notes' own pictures made sound, and what picture that sound has."""
-    wave_BT = wave_from_picture(real.picture_B1FN, spectrogram, phase)
-    return Version(picture_from_wave(wave_BT, spectrogram), wave_BT)
+    wave_BT = wave_from_picture(real.picture_B1FN.to(own_device()), spectrogram, phase)
+    return Version(picture_from_wave(wave_BT, spectrogram).cpu(), wave_BT.cpu())
 
 
 @torch.inference_mode()
@@ -127,9 +128,9 @@ def versions_of_run(
     A sample is asked for with the conditions of its note; its noise is keyed by its place among all that are measured.
     """
     tokenizer, spectrogram = tokenizer_of(folder)
-    codes_BL = tokenizer.encode(multiplex(real.picture_B1FN, spectrogram.cmx))
+    codes_BL = tokenizer.encode(multiplex(real.picture_B1FN.to(own_device()), spectrogram.cmx))
     pictures = {"reconstruction": demultiplex(tokenizer.decode(codes_BL), spectrogram.cmx)}
     if not is_tokenizer(folder):
         mars, ids = model_of(folder), list(range(first_id, first_id + len(codes_BL)))
         pictures["sample"] = mars.sample_pictures(mars.vocabulary.of_rows(columns), ids, sampling)
-    return {kind: sounding(made_B1FN, spectrogram, phase) for kind, made_B1FN in pictures.items()}, codes_BL
+    return {kind: sounding(made_B1FN, spectrogram, phase) for kind, made_B1FN in pictures.items()}, codes_BL.cpu()

@@ -10,6 +10,6 @@ Result = TypeVar("Result")
 
 
 class Map(Protocol):
-    """`map`, or `over_cluster` of mars_dist.distributed.cluster; in any order."""
+    """`map`, or `over_gpus` of mars_dist.distributed.cluster; in any order."""
 
     def __call__(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterable[Result]: ...

@@ -38,6 +38,14 @@ def scale_names(config: TokenizerConfig) -> list[str]:
     return [f"{k}_{size}" for k, size in enumerate(config.scales)]
 
 
+def summary(figures: dict[str, float], config: TokenizerConfig) -> str:
+    """A line of every scale's share of codes in use and, in brackets, perplexity."""
+    scales = [
+        f"{name} {figures[f'usage_{name}']:.0%} ({figures[f'perplexity_{name}']:.3g})" for name in scale_names(config)
+    ]
+    return f"codes in use (perplexity): {'  '.join(scales)}"
+
+
 def advice(figures: dict[str, float], config: TokenizerConfig) -> str | None:
     """What to try where scales above 1x1 use few codes; None where all is well."""
     named = zip(scale_names(config), config.scales, strict=True)

@@ -63,7 +63,7 @@ class Adversary:
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = get_total_norm(gradients).item()
         if not math.isfinite(norm):  # alike on all workers
-            raise TrainingFailed(f"the adversary's gradient is {norm}: try a lower --optim.lr")
+            raise TrainingFailed(f"the adversary's gradient is {norm}: try a lower --adversary.lr")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -95,7 +95,7 @@ class AutoregressorStage:
         pass
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy and accuracy on held-out notes, over all tokens and at each scale."""
+        """The loss, cross-entropy and accuracy on held-out notes, over all tokens and at each scale."""
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
         sums_2K = torch.zeros(2, len(self.quantizer.schedule), device=self.run.device)
         num_rows = len(batch["codes"])
@@ -106,7 +106,11 @@ class AutoregressorStage:
             figures_K = (per_scale(logits_BLV, codes_BL, self.code_spans) for per_scale in FIGURES)
             sums_2K += torch.stack(list(figures_K)) * len(codes_BL) / num_rows
         nats_K, hits_K = sums_2K
-        figures = {"cross_entropy": self.mean_over_scales(nats_K), "accuracy": self.mean_over_scales(hits_K)}
+        figures = {
+            "loss": self.mean_over_scales(nats_K, self.config.autoregressor.scale_weight),
+            "cross_entropy": self.mean_over_scales(nats_K),
+            "accuracy": self.mean_over_scales(hits_K),
+        }
         for k, size in enumerate(self.quantizer.schedule.sizes):
             figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
         return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
@@ -115,14 +119,15 @@ class AutoregressorStage:
         return 0
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        return figures["cross_entropy"] < best["cross_entropy"]
+        """By the loss: it weighs scales as training does, and coarse ones decide what note it is."""
+        return figures["loss"] < best["loss"]
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound samples that are asked for as some held-out notes are."""
         metrics = {"step": step} | figures
         folder, vocabulary, histogram = self.run.folder, self.vocabulary, self.histogram
         save_autoregressor(folder, weights, self.config, vocabulary, histogram, self.tokenizer_folder, metrics)
-        mars = Mars.from_pretrained(folder)
+        mars = Mars.from_pretrained(folder, self.run.device)
         shown = self.held_out.evenly(SHOWN, 0, 1)
         conditions = {name: shown[name] for name in self.vocabulary.cardinalities}
         sample = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 
+from mars_dist.devices import own_device
+
 CHECKPOINTS, STEP = "training", "step_"
 """The folder in a run's that checkpoints lie in, and how their names begin."""
 KEEP = 2
@@ -75,7 +77,7 @@ class LocalRun:
 
     def __init__(self, folder: Path, stop: Event | None = None) -> None:
         self.stop = stop or Event()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         if not dist.is_initialized():
             dist.init_process_group(backend(self.device.type == "cuda"), store=dist.HashStore(), rank=0, world_size=1)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()

@@ -15,7 +15,7 @@ SHOWN = 3
 def show(journal: Journal, step: int, spectrogram: SpectrogramConfig, **versions_B1FN: Tensor) -> None:
     """Each note's versions, such as original and reconstruction, as pictures and as sound."""
     for name, pictures_B1FN in versions_B1FN.items():
-        waves_BT = wave_from_picture(pictures_B1FN, spectrogram)
-        for i, (picture_1FN, wave_T) in enumerate(zip(pictures_B1FN, waves_BT, strict=True)):
+        waves_BT = wave_from_picture(pictures_B1FN, spectrogram).cpu()
+        for i, (picture_1FN, wave_T) in enumerate(zip(pictures_B1FN.cpu(), waves_BT, strict=True)):
             journal.picture(f"note_{i}/{name}", step, picture_1FN[0].numpy())
             journal.sound(f"note_{i}/{name}", step, wave_T.numpy(), spectrogram.sample_rate)

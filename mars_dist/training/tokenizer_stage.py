@@ -18,7 +18,7 @@ from mars_dist.cmx import demultiplex, recut
 from mars_dist.config import FEWEST_SCALES, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.dataset import Columns, Rows, require_same
 from mars_dist.losses import reconstruction_loss
-from mars_dist.metrics.codebook import advice, count_codes, usage
+from mars_dist.metrics.codebook import advice, count_codes, scale_names, summary, usage
 from mars_dist.metrics.reconstruction import mae, mse
 from mars_dist.model import save_tokenizer
 from mars_dist.scales import Size
@@ -56,7 +56,8 @@ class TokenizerStage:
         self.adversary = Adversary(config.adversary, precision, run.device) if config.adversary.weight else None
         self.residuals: list[Tensor] = []
         self.hits_KW = self.no_hits()
-        self.born, self.num_restarted = False, 0
+        self.born = False
+        self.num_restarted_N = torch.zeros(len(self.hits_by_codebook()), dtype=torch.long)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Before the codebook is born the decoder sees the latents, and the quantizer's loss counts for nothing."""
@@ -89,11 +90,16 @@ class TokenizerStage:
         elif due and step < self.settings.restart_until * self.train.steps:
             hits_NV = self.hits_by_codebook()
             dead_NV = hits_NV < self.settings.dead_share * hits_NV.mean(1, keepdim=True)
-            self.num_restarted += self.restart(dead_NV, step, optimizer, average)
+            self.num_restarted_N += self.restart(dead_NV, step, optimizer, average)
         self.residuals.clear()
-        figures = {"restarts": float(self.num_restarted)}
+        figures = {"restarts": float(self.num_restarted_N.sum())}
+        if self.config.tokenizer.codebooks == "per_scale":
+            of_scales_K = self.num_restarted_N.view(len(self.config.tokenizer.scales), -1).sum(1)
+            named = zip(scale_names(self.config.tokenizer), of_scales_K.tolist(), strict=True)
+            figures |= {f"codebook/restarts_{name}": float(num) for name, num in named}
         if self.adversary:
-            figures |= self.adversary.learn(optimizer.param_groups[0]["lr"], self.train.batch_size)
+            schedule = optimizer.param_groups[0]["lr"] / self.optim.lr
+            figures |= self.adversary.learn(self.config.adversary.lr * schedule, self.train.batch_size)
         return figures
 
     def hits_by_codebook(self) -> Tensor:
@@ -103,10 +109,10 @@ class TokenizerStage:
             hits_KW = hits_KW.sum(0, keepdim=True)
         return hits_KW.view(-1, self.config.tokenizer.codebook_size)
 
-    def restart(self, dead_NV: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> int:
+    def restart(self, dead_NV: Tensor, step: int, optimizer: Optimizer, average: MovingAverage) -> Tensor:
         """Draw codes from what this step's global batch looked up, in its order, whatever the number of workers.
 
-        Returns how many: of the dead ones no more than were vectors looked up.
+        Returns how many of each codebook (N,): of the dead ones no more than were vectors looked up.
         """
         residuals_BLc = sharding.gather(torch.cat(self.residuals))
         generator = torch.Generator().manual_seed((self.train.seed * 1_000_003 + step) % 2**32)
@@ -122,7 +128,7 @@ class TokenizerStage:
             values.append(looked_up_Mc[drawn.to(dead.device)])
         self.write_codes(torch.cat(rows), torch.cat(values), optimizer, average)
         self.hits_KW = self.no_hits()
-        return sum(map(len, rows))
+        return torch.tensor([len(rows_R) for rows_R in rows])
 
     def write_codes(self, rows_R: Tensor, values_Rc: Tensor, optimizer: Optimizer, average: MovingAverage) -> None:
         """Write rows of the codebook, trained and averaged, and forget what the optimizer knew of them."""
@@ -140,13 +146,13 @@ class TokenizerStage:
         """How often each code was looked up since the last restart, how many were restarted, and the adversary."""
         counts = {
             "hits_KW": sharding.sum_over_workers(self.hits_KW.clone()),
-            "num_restarted": torch.tensor(self.num_restarted),
+            "num_restarted_N": self.num_restarted_N.clone(),
         }
         return counts | (self.adversary.memory() if self.adversary else {})
 
     def recall(self, memory: dict[str, Tensor]) -> None:
         self.hits_KW = memory["hits_KW"] if self.run.rank == 0 else self.no_hits()
-        self.num_restarted = int(memory["num_restarted"])
+        self.num_restarted_N = memory["num_restarted_N"]
 
     def validate(self) -> dict[str, float]:
         """Errors on held-out pictures, and the codebook's use at each scale and over all."""
@@ -160,8 +166,10 @@ class TokenizerStage:
         mse_mean, mae_mean = torch.cat(errors, dim=1).mean(1).tolist()
         figures = sharding.mean_over_workers({"mse": mse_mean, "mae": mae_mean})
         health = usage(sharding.sum_over_workers(hits_KW), self.config.tokenizer)
-        if self.born and (warning := advice(health, self.config.tokenizer)):
-            self.run.say(f"{self.name}: {warning}")
+        if self.born:
+            self.run.say(f"{self.name}: {summary(health, self.config.tokenizer)}")
+            if warning := advice(health, self.config.tokenizer):
+                self.run.say(f"{self.name}: {warning}")
         figures |= {"usage": health["usage_all"], "perplexity": health["perplexity_all"]}
         return figures | {f"codebook/{name}": value for name, value in health.items()}
 
@@ -179,9 +187,9 @@ class TokenizerStage:
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound a few held-out notes with and without the tokenizer."""
         save_tokenizer(self.run.folder, weights, self.config, {"step": step} | figures)
-        plain = Tokenizer(self.config.tokenizer, self.config.spectrogram)
+        plain = Tokenizer(self.config.tokenizer, self.config.spectrogram).to(self.run.device)
         plain.load_state_dict(weights)
-        x_BCHW, spectrogram = self.held_out.evenly(SHOWN, 0, 1)["picture"], self.config.spectrogram
+        x_BCHW, spectrogram = self.held_out.evenly(SHOWN, 0, 1)["picture"].to(self.run.device), self.config.spectrogram
         original, reconstruction = (demultiplex(one, spectrogram.cmx) for one in (x_BCHW, plain(x_BCHW).picture_BCHW))
         show(journal, step, spectrogram, original=original, reconstruction=reconstruction)
 

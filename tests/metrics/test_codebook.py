@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mars_dist.config import TokenizerConfig
-from mars_dist.metrics.codebook import advice, count_codes, usage
+from mars_dist.metrics.codebook import advice, count_codes, summary, usage
 from mars_dist.scales import Size
 
 CONFIG = TokenizerConfig(scales=(Size(1, 1), Size(1, 2), Size(1, 2)), codebook_size=4)
@@ -51,6 +51,11 @@ def test_branches_and_codebooks_are_counted_apart() -> None:
         usage(same_KW, config)["usage_all"] == 1
         and usage(same_KW, replace(config, codebooks="shared"))["usage_all"] == 0.5
     )
+
+
+def test_summary_names_every_scale() -> None:
+    health = usage(torch.tensor([[4, 0, 0], [1, 1, 0], [2, 1, 1]]), CONFIG)
+    assert summary(health, CONFIG) == "codes in use (perplexity): 0_1x1 33% (1)  1_1x2 100% (2)  2_1x2 100% (2.83)"
 
 
 def test_advice_names_the_scales_that_use_few_codes() -> None:

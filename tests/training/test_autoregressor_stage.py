@@ -12,7 +12,7 @@ from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.model import Mars
 from mars_dist.nsynth import QUALITIES
-from mars_dist.training.autoregressor_stage import AutoregressorStage
+from mars_dist.training.autoregressor_stage import NEAR, AutoregressorStage, keep_blocks
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun
 
@@ -79,3 +79,58 @@ def test_its_folder_knows_the_training_notes(plan: Plan, train_here: Callable[[P
     }
     assert [note["pitch"] for note in mars.labels(5, qualities=["distortion"])] == [52] * 5
     assert mars.generate(2, qualities=["bright"]).shape == (2, 2000)
+
+
+def test_targets_are_the_codes_for_what_is_missing_after_swapped_ones(stage: AutoregressorStage) -> None:
+    """Infinity's self-correction: each scale's targets are what the quantizer would choose after the corrupted path."""
+    batch, quantizer = stage.batches.load(0, 0, 1), stage.quantizer
+    f_BChw, num_codes = batch["latents"], batch["codes"].shape[1]
+    uniform_BU = torch.rand(len(f_BChw), 1 + 2 * num_codes, generator=torch.Generator().manual_seed(0))
+    uniform_BU[:, 0] = 1  # the most rows may have: 0.3 of their codes
+    targets_BL, inputs_BLC = stage.corrupt(f_BChw, uniform_BU)
+    swapped_BL = uniform_BU[:, 1 : 1 + num_codes] < stage.config.autoregressor.corrupt_codes
+    f_hat_BChw, begun = torch.zeros_like(f_BChw), 0
+    for k, span in enumerate(stage.code_spans):
+        z_BkC = quantizer.residual(k, f_BChw, f_hat_BChw)
+        assert torch.equal(targets_BL[:, span], quantizer.chosen(k, z_BkC))
+        near_BkN = quantizer.nearest_several(k, z_BkC, NEAR)
+        which_Bk1 = (uniform_BU[:, 1 + num_codes :][:, span, None] * NEAR).long()
+        path_Bk = torch.where(swapped_BL[:, span], near_BkN.gather(-1, which_Bk1)[..., 0], targets_BL[:, span])
+        f_hat_BChw = quantizer.add_scale(k, f_hat_BChw, path_Bk)
+        if k + 1 < len(stage.code_spans):
+            expected_BkC = quantizer.next_input(k + 1, f_hat_BChw)
+            shown_BkC = inputs_BLC[:, begun : begun + expected_BkC.shape[1]]
+            torch.testing.assert_close(shown_BkC, expected_BkC)
+            begun += expected_BkC.shape[1]
+    assert swapped_BL.any() and begun == inputs_BLC.shape[1]
+
+
+def test_nothing_swapped_leaves_the_codes_of_the_data_set(stage: AutoregressorStage) -> None:
+    batch = stage.batches.load(0, 0, 1)
+    uniform_BU = torch.ones(len(batch["codes"]), 1 + 2 * batch["codes"].shape[1]) * 0.999
+    targets_BL, inputs_BLC = stage.corrupt(batch["latents"], uniform_BU)
+    assert (targets_BL == batch["codes"]).float().mean() > 0.95  # the data set's latents are rounded to 16 bits
+    torch.testing.assert_close(inputs_BLC, stage.quantizer.next_inputs(targets_BL))
+
+
+def test_the_later_a_block_the_more_rows_skip_it() -> None:
+    keep_BN = keep_blocks(torch.rand(NUM, 3, generator=torch.Generator().manual_seed(0)), 0.2)
+    assert (keep_BN == 0).float().mean(0).tolist() == pytest.approx([0, 0.1, 0.2], abs=0.01)
+    assert keep_BN.mean(0).tolist() == pytest.approx([1, 1, 1], abs=0.02)
+
+
+def test_scales_count_by_a_power_of_their_tokens(stage: AutoregressorStage) -> None:
+    """Scales of 1, 2 and 8 tokens."""
+    nats_K = torch.tensor([1.0, 2.0, 3.0])
+    assert stage.mean_over_scales(nats_K).item() == pytest.approx((1 + 4 + 24) / 11)
+    assert stage.mean_over_scales(nats_K, 0.0).item() == pytest.approx(2)
+    by_root = (1 + 2**0.5 * 2 + 8**0.5 * 3) / (1 + 2**0.5 + 8**0.5)
+    assert stage.mean_over_scales(nats_K, 0.5).item() == pytest.approx(by_root)
+
+
+def test_the_best_weights_are_those_of_the_least_loss(stage: AutoregressorStage) -> None:
+    """Although another one may have the least cross-entropy over all codes alike."""
+    assert stage.better({"loss": 1.0, "cross_entropy": 3.0}, {"loss": 1.1, "cross_entropy": 2.0})
+    figures = stage.validate()
+    nats_K = torch.tensor([value for name, value in figures.items() if name.startswith("scales/cross_entropy")])
+    assert figures["loss"] == pytest.approx(stage.mean_over_scales(nats_K, 0.5).item(), rel=1e-4)

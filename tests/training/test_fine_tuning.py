@@ -43,7 +43,7 @@ def test_fine_tuning_goes_on_from_where_the_model_stood(trained: Plan, train_her
     plan = changed(replace(trained, folder=tmp_path, init_from=trained.folder), "optim", lr=1e-12)
     train_here(changed(plan, "train", steps=6, validate_every=6))
     [again] = read_metrics(plan.folder, "valid")
-    best = "mse" if trained.tokenizer is None else "cross_entropy"
+    best = "mse" if trained.tokenizer is None else "loss"
     before = min(line[best] for line in read_metrics(trained.folder, "valid"))
     assert again[best] == pytest.approx(before, rel=1e-3)
 

@@ -1,0 +1,23 @@
+"""What runs a model is given a share of a GPU, and nothing else is."""
+
+import json
+import subprocess
+import sys
+
+# A runtime of its own: that of the other tests has no GPU. This one only says that it has one.
+DRIVER = """
+import json
+import ray
+from mars_dist.distributed.cluster import over_cluster, over_gpus
+
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+given = lambda _: ray.get_runtime_context().get_accelerator_ids()["GPU"]
+print(json.dumps([list(over(given, range(3))) for over in (over_gpus, over_cluster)]))
+"""
+
+
+def test_work_of_models_is_given_a_gpu() -> None:
+    done = subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, text=True, check=True)
+    with_models, without = json.loads(done.stdout.splitlines()[-1])
+    assert with_models == [["0"]] * 3
+    assert without == [[]] * 3
