@@ -21,7 +21,7 @@ from time import perf_counter, time
 import numpy as np
 import pyarrow as pa
 import torch
-from side_by_side import Table, exponent, options, tell
+from side_by_side import FEWEST_ROUNDS, Table, exponent, options, tell
 
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
@@ -82,10 +82,12 @@ def growth(jobs: list[Job], out: Path, config: SpectrogramConfig) -> Table:
     for share in SHARES:
         some = jobs[: len(jobs) // share]
         sizes.append(num_notes(some))
-        taken.append(median(seconds_of(over_cluster, some, out / "rates", config) for _ in range(3)))
+        taken.append(median(seconds_of(over_cluster, some, out / "rates", config) for _ in range(FEWEST_ROUNDS)))
         rows.append([f"{sizes[-1]:,.0f}", f"{taken[-1]:.2f} s", f"{sizes[-1] / taken[-1]:.0f}"])
     rows.append(["exponent", f"{exponent(sizes, taken):.2f}", ""])
-    return Table("Preprocessing: by the number of notes", "Ray Data, 3 rounds", ["notes", "", "notes/s"], rows)
+    return Table(
+        "Preprocessing: by the number of notes", f"Ray Data, {FEWEST_ROUNDS} rounds", ["notes", "", "notes/s"], rows
+    )
 
 
 def num_notes(jobs: list[Job]) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -24,8 +24,9 @@ from mars_dist.quickstart import cpu
 
 Call = Callable[[], object]
 MIB = 2**20
-SIDE, NUMBERS = 2048, 2**26
-"""Of the matrices and of the vector that give the limits."""
+SIDE = 2048
+"""Of the matrices whose product gives the limit."""
+FEWEST_ROUNDS = 5
 
 
 @dataclass
@@ -103,12 +104,6 @@ def product(dtype: torch.dtype) -> Call:
     return lambda: a @ b
 
 
-def copy() -> Call:
-    """Of a vector that no cache holds."""
-    a, b = torch.randn(NUMBERS), torch.empty(NUMBERS)
-    return lambda: b.copy_(a)
-
-
 def product_rate(times: Times) -> float:
     """FLOP/s."""
     return 2 * SIDE**3 / times.median
@@ -133,24 +128,37 @@ def machine() -> str:
     """Where it was found, and with what."""
     amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
     bf16 = "AVX512-bf16" if torch.cpu._is_avx512_bf16_supported() else "no AVX512-bf16"
-    return f"{cpu()}, {amx}, {bf16}, torch {torch.__version__}, Python {platform.python_version()}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu()}, {amx}, {bf16}{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def options(doc: str | None, rounds: int = 7, with_notes: bool = False) -> Namespace:
+    """What every benchmark is told."""
+    return parser_of(doc, rounds, with_notes).parse_args()
+
+
+def parser_of(doc: str | None, rounds: int = 7, with_notes: bool = False) -> ArgumentParser:
     """--rounds and --json, and what to measure on."""
     parser = ArgumentParser(description=(doc or "").split("\n")[0])
     if with_notes:
         absolute = lambda name: Path(name).absolute()  # noqa: E731
         parser.add_argument("--notes", type=absolute, required=True, help="an NSynth folder, such as quickstart/notes")
         parser.add_argument("--out", type=absolute, required=True, help="folder for what is made of them")
-    parser.add_argument("--rounds", type=int, default=rounds, help="at least 5")
+    parser.add_argument("--rounds", type=enough, default=rounds, help=f"at least {FEWEST_ROUNDS}")
     parser.add_argument("--json", type=Path, help="where the same figures are written")
-    return parser.parse_args()
+    return parser
+
+
+def enough(rounds: str) -> int:
+    """Of fewer a median says little. Raises ArgumentTypeError."""
+    if not rounds.isdecimal() or int(rounds) < FEWEST_ROUNDS:
+        raise ArgumentTypeError(f"{rounds} must be a whole number, at least {FEWEST_ROUNDS}")
+    return int(rounds)
 
 
 def tell(given: Namespace, *tables: Table) -> None:
     """Print what was found, and write it where --json says."""
-    print("\n\n".join(map(str, tables)))
+    print("\n\n".join([f"{machine()}.", *map(str, tables)]))
     if given.json:
         found = {"machine": machine(), "tables": [asdict(table) for table in tables]}
         given.json.write_text(json.dumps(found, indent=1))

@@ -4,13 +4,17 @@ import json
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import gpu
 import growth
 import pytest
 import sampling
 import torch
-from side_by_side import Table, Times, exponent, product, take_turns, tell
+from side_by_side import Table, Times, exponent, parser_of, product, take_turns, tell
 
+from mars_dist.costs import teacher_forcing
+from mars_dist.presets import BASE
 from mars_dist.sampling import keep_likely
 
 
@@ -54,3 +58,32 @@ def test_plain_sampling_draws_what_ours_may_draw() -> None:
             kept = set(codes_BkM[b, i, likely_BkM[b, i].isfinite()].tolist())
             found = set(drawn[:, b, i].tolist())
             assert found <= kept and len(found) > len(kept) / 4
+
+
+def test_too_few_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser_of("").parse_args(["--rounds", "4"])
+    assert "4 must be a whole number, at least 5" in capsys.readouterr().err
+
+
+def test_utilisation_counts_pairs_of_tokens_that_see_each_other_once() -> None:
+    """Of `base`: scores and their sums of values, two FLOPs a multiplication and addition."""
+    settings, tokenizer = BASE.autoregressor.autoregressor, BASE.tokenizer.tokenizer
+    pairs = sum(size.area * end for size, end in zip(tokenizer.schedule.sizes, tokenizer.schedule.ends, strict=True))
+    _, forward = teacher_forcing(BASE.autoregressor, tokenizer)
+    attention = settings.depth * 2 * 2 * pairs * settings.width
+    assert gpu.training_flops("base", "autoregressor") == pytest.approx(3 * (forward.layers + attention))
+
+
+def test_sampling_ends_in_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is timed without a GPU is what is timed with one."""
+    sounds, make = list[torch.Tensor](), gpu.wave_from_picture
+
+    def kept(*given: Any) -> torch.Tensor:
+        sounds.append(make(*given))
+        return sounds[-1]
+
+    monkeypatch.setattr(gpu, "wave_from_picture", kept)
+    gpu.sampling("debug", 2, with_phase=True)()
+    [wave_BT] = sounds
+    assert len(wave_BT) == 2 and wave_BT.isfinite().all()
