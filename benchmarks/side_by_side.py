@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -47,13 +47,18 @@ class Times:
         return median(mine / its for mine, its in zip(self.seconds, other.seconds, strict=True))
 
 
-def take_turns(set_ups: Mapping[str, Callable[[], Call]], rounds: int, threads: int = 2) -> dict[str, Times]:
-    """What each call takes. `set_ups` are made in the contestants' processes, and warmed up by two calls."""
-    os.environ["GLIBC_TUNABLES"] = TUNABLES  # as our workers have it
+def take_turns(
+    set_ups: Mapping[str, Callable[[], Call]], rounds: int, threads: int = 2, as_found: Collection[str] = ()
+) -> dict[str, Times]:
+    """What each call takes. `set_ups` are made in the contestants' processes, and warmed up by two calls.
+
+    Those of `as_found` begin as a user's process does; the others as our workers on Ray, with GLIBC_TUNABLES.
+    """
     context = get_context("spawn")
     ends, found = dict[str, Connection](), {name: Times() for name in set_ups}
     processes = []
     for name, set_up in set_ups.items():
+        os.environ["GLIBC_TUNABLES"] = "" if name in as_found else TUNABLES
         ends[name], theirs = context.Pipe()
         processes.append(context.Process(target=contestant, args=(set_up, theirs, threads), daemon=True))
         processes[-1].start()

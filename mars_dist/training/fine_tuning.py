@@ -31,7 +31,7 @@ def require_same_tokenizer(folder: Address, config: TokenizerRunConfig) -> None:
     """Raises ValueError where the folder holds no tokenizer of the same shape as the one to be trained."""
     before = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
     require_same(folder, before.spectrogram, config.spectrogram, "spectrogram")
-    require_same(folder, before.tokenizer, config.tokenizer, "tokenizer")
+    require_same(folder, shape_of(before.tokenizer), shape_of(config.tokenizer), "tokenizer")
 
 
 def require_same_autoregressor(folder: Address, config: AutoregressorRunConfig, tokenizer: Address) -> None:
@@ -42,7 +42,13 @@ def require_same_autoregressor(folder: Address, config: AutoregressorRunConfig, 
     its, used = (
         read_config(path, "tokenizer")["run"]["tokenizer"] for path in (on_disk(folder) / TOKENIZER, tokenizer)
     )
-    require_same(folder, from_plain(TokenizerConfig, its), from_plain(TokenizerConfig, used), "tokenizer")
+    its_shape, used_shape = (shape_of(from_plain(TokenizerConfig, plain)) for plain in (its, used))
+    require_same(folder, its_shape, used_shape, "tokenizer")
+
+
+def shape_of(tokenizer: TokenizerConfig) -> TokenizerConfig:
+    """Its settings with one way of choosing codes for all, which decides no weights."""
+    return replace(tokenizer, last_scale="nearest")
 
 
 def require_same(folder: Address, before: object, now: object, section: str) -> None:

@@ -1,6 +1,7 @@
 """The benchmarks of speed: that contestants are timed in turns, and that what is told of them is what was found."""
 
 import json
+import os
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ import growth
 import pytest
 import sampling
 import torch
-from side_by_side import Table, Times, exponent, parser_of, product, take_turns, tell
+from side_by_side import Call, Table, Times, exponent, parser_of, product, take_turns, tell
 
 from mars_dist.costs import teacher_forcing
+from mars_dist.memory import TUNABLES
 from mars_dist.presets import BASE
 from mars_dist.sampling import keep_likely
 
@@ -87,3 +89,14 @@ def test_sampling_ends_in_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.sampling("debug", 2, with_phase=True)()
     [wave_BT] = sounds
     assert len(wave_BT) == 2 and wave_BT.isfinite().all()
+
+
+def tell_allocator(file: Path) -> Call:
+    file.write_text(os.environ["GLIBC_TUNABLES"])
+    return lambda: None
+
+
+def test_only_ours_begins_with_our_allocator(tmp_path: Path) -> None:
+    set_ups = {name: partial(tell_allocator, tmp_path / name) for name in ("ours", "plain VAR")}
+    take_turns(set_ups, rounds=1, threads=1, as_found=["plain VAR"])
+    assert [(tmp_path / name).read_text() for name in set_ups] == [TUNABLES, ""]

@@ -90,6 +90,11 @@ def test_what_is_no_shape_may_change(trained_autoregressor: Plan, tmp_path: Path
     changed(plan, "autoregressor", drop_path=0.5, corrupt_codes=0.0, drop_each_condition=0.3).check(1)
 
 
+def test_how_codes_are_chosen_may_change(trained_tokenizer: Plan, tmp_path: Path) -> None:
+    plan = replace(trained_tokenizer, folder=tmp_path, init_from=trained_tokenizer.folder)
+    changed(plan, "tokenizer", last_scale="nearest").check(1)
+
+
 def test_another_shape_is_refused(trained: Plan, tmp_path: Path) -> None:
     plan = replace(trained, folder=tmp_path, init_from=trained.folder)
     plan.check(1)
