@@ -255,13 +255,14 @@ def curves(folder: Path, heading: str) -> list[Curve]:
         return []
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
     loss = series(train, "loss")
-    if not valid or "loss" not in valid[0]:
+    if not valid or "cross_entropy" not in valid[0]:
         errors = [Curve(f"{heading}: mse", "step", {"valid": series(valid, "mse")})] if valid else []
         return [Curve(f"{heading}: training loss", "step", {"train": loss}), *errors]
     prefix = "scales/cross_entropy_"
     by_scale = {name.removeprefix(prefix): series(valid, name) for name in valid[0] if name.startswith(prefix)}
+    held_out = {"valid": series(valid, "loss")} if "loss" in valid[0] else {}  # runs of before 2026-11-27 have none
     return [
-        Curve(f"{heading}: loss", "step", {"train": loss, "valid": series(valid, "loss")}),
+        Curve(f"{heading}: loss", "step", {"train": loss} | held_out),
         Curve(f"{heading}: cross entropy on held-out notes, by scale", "step", by_scale),
     ]
 
