@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from mars_dist.config import AutoregressorRunConfig, TokenizerRunConfig
 from mars_dist.errors import TrainingFailed
-from mars_dist.model import Mars, load_tokenizer
+from mars_dist.model import Mars, load_tokenizer, save_tokenizer
+from mars_dist.tokenizer import Tokenizer
 from mars_dist.training.compilation import lacking_compiler
 from mars_dist.training.plan import KINDS, Plan
 from mars_dist.training.run import LocalRun
@@ -46,6 +48,26 @@ def any_one(request: pytest.FixtureRequest) -> Plan:
     return plan
 
 
+@pytest.fixture
+def on_untrained_codes(
+    autoregressor_config: AutoregressorRunConfig,
+    tokenizer_config: TokenizerRunConfig,
+    encode_here: Callable[[Plan], str],
+    train_here: Callable[[Plan], None],
+    tmp_path: Path,
+) -> Plan:
+    """20 steps of an autoregressor on the codes of an untrained tokenizer: on another machine a trained one's weights
+    are rounded otherwise, and of two codes nearly as near the other one may be chosen."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(tokenizer_config.tokenizer, tokenizer_config.spectrogram, tokenizer_config.codebook)
+    made = Plan(tokenizer_config, "", tmp_path / "tokenizer")
+    save_tokenizer(tmp_path / "tokenizer", tokenizer.state_dict(), tokenizer_config, {})
+    plan = Plan(autoregressor_config, encode_here(made), tmp_path / "autoregressor", made.folder)
+    train_here(plan)
+    return plan
+
+
+@pytest.mark.parametrize("one", ["trained_tokenizer", "on_untrained_codes", CLASSIFIER], indirect=True)
 def test_golden_losses(one: Plan, losses: Losses) -> None:
     """`make golden` remakes them: read the diff."""
     [name] = [name for name, kind in KINDS.items() if isinstance(one.config, kind)]
