@@ -23,7 +23,7 @@ from training_step import plan_of, step_of
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.check.device import GPUS
 from mars_dist.conditions import Vocabulary
-from mars_dist.costs import cost_of, teacher_forcing, tokenizer_cost
+from mars_dist.costs import cost_of, flops_of_seen_pairs, tokenizer_cost
 from mars_dist.devices import own_device
 from mars_dist.histogram import Histogram
 from mars_dist.model import Mars
@@ -85,9 +85,7 @@ def training_flops(preset: str, stage: str) -> float:
     run = PRESETS[preset]
     if stage == "tokenizer":
         return tokenizer_cost(run.tokenizer).training_flops
-    settings = run.tokenizer.tokenizer
-    _, forward = teacher_forcing(run.autoregressor, settings)
-    return 3 * (forward.layers + forward.attention * float(settings.schedule.mask().mean()))
+    return 3 * flops_of_seen_pairs(run.autoregressor, run.tokenizer.tokenizer)
 
 
 def untrained(preset: str) -> Mars:

@@ -83,9 +83,7 @@ class Memory:
 def cost_of(preset: Preset) -> PresetCost:
     """Counted on one sample, with the conditions that every data set has."""
     settings = preset.tokenizer.tokenizer
-    # A token of a scale is multiplied with those that the mask lets it see, no others: that is what the cache holds.
-    _, forward = teacher_forcing(preset.autoregressor, settings)
-    twice = 2 * (forward.layers + forward.attention * float(settings.schedule.mask().mean()))
+    twice = 2 * flops_of_seen_pairs(preset.autoregressor, settings)
     head = 2 * settings.num_codes * preset.autoregressor.autoregressor.width * settings.codebook_size
     f_BChw = torch.empty(1, settings.code_width, *settings.schedule.latent_grid, device=META)
     decoder = count_flops(lambda: build_tokenizer(preset.tokenizer).picture(f_BChw))
@@ -106,6 +104,12 @@ def tokenizer_cost(config: TokenizerRunConfig) -> StageCost:
 def autoregressor_cost(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> StageCost:
     parameters, forward = teacher_forcing(config, tokenizer)
     return StageCost(parameters, forward.total)
+
+
+def flops_of_seen_pairs(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> float:
+    """Of all tokens of a note, each multiplied with those that the mask lets it see and no others, as with a cache."""
+    _, forward = teacher_forcing(config, tokenizer)
+    return forward.layers + forward.attention * float(tokenizer.schedule.mask().mean())
 
 
 @lru_cache(maxsize=64)

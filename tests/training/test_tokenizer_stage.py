@@ -1,6 +1,5 @@
 """What a tokenizer's training draws and tells."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +26,8 @@ class Telling(LocalRun):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Telling]:
-    yield Telling(tmp_path)
+def run(tmp_path: Path) -> Telling:
+    return Telling(tmp_path)
 
 
 def stage_of(plan: Plan, run: Telling, **codebook: float) -> TokenizerStage:
@@ -39,7 +38,7 @@ def stage_of(plan: Plan, run: Telling, **codebook: float) -> TokenizerStage:
     return stage
 
 
-def test_dropout_leaves_two_scales_fewer_of_some_notes(tokenizer_with_options: Plan, run: Telling) -> None:
+def test_dropout_leaves_out_the_last_scale_of_some_notes(tokenizer_with_options: Plan, run: Telling) -> None:
     """Of four scales three at least: half of the notes are drawn, and of these half have three."""
     counts_B = stage_of(tokenizer_with_options, run, dropout=0.5).num_scales(torch.arange(NUM), step=3)
     assert counts_B is not None and set(counts_B.tolist()) == {3, 4}
