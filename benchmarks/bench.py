@@ -31,7 +31,7 @@ ON_NOTES = (
     "checkpoint_stall",
     "start_up",
 )
-ALONE = ("autoregressor_step", "sampling", "phase", "growth")
+ALONE = ("autoregressor_step", "gains", "sampling", "phase", "growth")
 NOTES = NotesConfig(pitches=(60, 66), velocities=(100,))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from typing import Literal
 
 import pytest
 
@@ -34,6 +35,12 @@ INVALID: dict[str, Callable[[], object]] = {
     ),
     "tokenizer.patch: 4x5 does not divide the 32x32": lambda: TokenizerRunConfig(
         tokenizer=TokenizerConfig(patch=Size(4, 5))
+    ),
+    "tokenizer.scales: the last scale, 8x9, is the latent grid, and the picture has 8x8 patches: .* end .* at 8x8": (
+        lambda: TokenizerRunConfig(tokenizer=TokenizerConfig(scales=(Size(1, 1), Size(8, 9))))
+    ),
+    "tokenizer.scales: the last scale, 12x4, is the latent grid": lambda: TokenizerRunConfig(
+        tokenizer=TokenizerConfig(scales=(Size(1, 1), Size(12, 4)))
     ),
     "autoregressor.width: 100 is not a multiple of head_width = 64": lambda: AutoregressorConfig(width=100),
     "spectrogram.n_fft: 0 must be even": lambda: SpectrogramConfig(n_fft=0),
@@ -103,6 +110,18 @@ def test_a_count_of_the_loop_is_at_least_one(name: str) -> None:
 def test_bounds_are_within() -> None:
     assert TokenizerConfig(codebook_size=2).codebook_size == 2
     assert TokenizerConfig(codebook_size=65_536).codebook_size == 65_536
+
+
+@pytest.mark.parametrize(
+    "latents, last",
+    [("aligned", Size(8, 8)), ("aligned", Size(5, 7)), ("aligned", Size(16, 4)), ("free", Size(9, 12))],
+)
+def test_latents_may_be_fewer_than_patches_or_a_multiple_or_free(
+    latents: Literal["aligned", "free"], last: Size
+) -> None:
+    config = TokenizerRunConfig(tokenizer=TokenizerConfig(scales=(Size(1, 1), last), latents=latents))
+    assert config.tokenizer.patch_grid(config.spectrogram) == (8, 8)
+    assert config.tokenizer.schedule.latent_grid == last
 
 
 def test_derived_numbers() -> None:

@@ -86,6 +86,16 @@ class TokenizerConfig:
             )
         return Size(h // self.patch.h, w // self.patch.w)
 
+    def require_latents_to_fit(self, spectrogram: SpectrogramConfig) -> None:
+        """Raises ValueError where aligned latents are finer than the patches, and not as many for each patch."""
+        patches, latents = self.patch_grid(spectrogram), self.schedule.latent_grid
+        uneven = any(fine > coarse and fine % coarse for fine, coarse in zip(latents, patches, strict=True))
+        if self.latents == "aligned" and uneven:
+            raise ValueError(
+                f"tokenizer.scales: the last scale, {latents}, is the latent grid, and the picture has {patches} "
+                f"patches: where it is finer than they are it must be a multiple of them: end the schedule at {patches}"
+            )
+
 
 @dataclass(frozen=True)
 class AutoregressorConfig:

@@ -27,7 +27,7 @@ class TokenizerRunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        self.tokenizer.patch_grid(self.spectrogram)
+        self.tokenizer.require_latents_to_fit(self.spectrogram)
         if not any(getattr(self.loss, term.name) for term in fields(self.loss)):
             raise ValueError("loss: every weight is 0, so nothing would be learnt: choose one above 0, such as l2")
         if self.codebook.start_step >= self.train.steps:

@@ -3,10 +3,13 @@
 import json
 import os
 from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gains
 import gpu
 import growth
 import pytest
@@ -14,7 +17,10 @@ import sampling
 import torch
 from side_by_side import Call, Table, Times, exponent, parser_of, product, take_turns, tell
 
+from mars_dist import autoregressor
+from mars_dist.autoregressor import Autoregressor
 from mars_dist.costs import teacher_forcing
+from mars_dist.layers import KeyValueCache
 from mars_dist.memory import TUNABLES
 from mars_dist.presets import BASE
 from mars_dist.sampling import keep_likely
@@ -100,3 +106,36 @@ def test_only_ours_begins_with_our_allocator(tmp_path: Path) -> None:
     set_ups = {name: partial(tell_allocator, tmp_path / name) for name in ("ours", "plain VAR")}
     take_turns(set_ups, rounds=1, threads=1, as_found=["plain VAR"])
     assert [(tmp_path / name).read_text() for name in set_ups] == [TUNABLES, ""]
+
+
+def test_what_is_done_faster_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a gain and without it: codes of a sample and of notes, and what codes take in nats."""
+    monkeypatch.setattr(gains, "PLAIN", replace(gains.PLAIN, depth=2, sides=(1, 2, 3)))
+    monkeypatch.setattr(gains, "quantizer_of", lambda plain: sampling.quantizer_of(gains.PLAIN))
+    monkeypatch.setattr(autoregressor, "KeyValueCache", KeyValueCache)
+    model_of = gains.model_of
+
+    def far_from_untrained(kind: type[Autoregressor]) -> Autoregressor:
+        """Whose codes depend on all that it sees."""
+        model = model_of(kind)
+        for parameter in model.parameters():
+            parameter.data *= 5
+        return model
+
+    monkeypatch.setattr(gains, "model_of", far_from_untrained)
+
+    def result(set_up: Callable[[], Call]) -> torch.Tensor:
+        torch.manual_seed(0)
+        return torch.as_tensor(set_up()())
+
+    names = [name for name in gains.GAINS if name.startswith("sampling")]
+    assert len(names) == 3
+    for name in names:
+        with_it, without = gains.GAINS[name]
+        assert torch.equal(result(with_it), result(without)), name
+    monkeypatch.setattr(gains, "NOTES", 3)
+    assert torch.equal(result(partial(gains.encoding, 3)), result(partial(gains.encoding, 1)))
+    head, x_TD, codes_TP = torch.nn.Linear(8, 50), torch.randn(30, 8), torch.randint(50, (30, 1))
+    torch.testing.assert_close(
+        gains.nats_of(x_TD, head, codes_TP)[:, 0], gains.nats_by_torch(x_TD, head, codes_TP), rtol=1e-5, atol=1e-6
+    )
