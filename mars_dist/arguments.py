@@ -72,11 +72,15 @@ def make_folder(folder: Path, option: str = "--out") -> None:
         raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another {option}") from None
 
 
-def require_measured(notes: int, shown: int, splits: Sequence[str]) -> None:
-    """Raises ValueError where there is nothing to measure."""
+def measured(notes: int, shown: int, splits: Sequence[str] | None) -> int | dict[str, int]:
+    """How many notes are measured: of each held-out split, or of those that are named.
+
+    Raises ValueError where there is nothing to measure.
+    """
     if notes < 1:
         raise ValueError(f"--notes: {notes} must be at least 1")
     if shown < 0:
         raise ValueError(f"--shown: {shown} must be at least 0")
-    if not splits:
+    if splits is not None and not splits:
         raise ValueError("--splits: none is named: name one or more, such as valid test")
+    return notes if splits is None else dict.fromkeys(splits, notes)

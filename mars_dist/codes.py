@@ -77,7 +77,7 @@ def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
     return columns | {"codes": codes_BL.cpu().numpy().astype(np.uint16), "latents": f_BChw.half().cpu().numpy()}
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     """Loaded once a process, with the settings of the pictures that it takes."""
     tokenizer, run = load_tokenizer(folder)

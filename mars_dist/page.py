@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mars_dist.addresses import Address
-from mars_dist.evaluation.evaluate import Evaluation, Task, evaluate
+from mars_dist.evaluation.evaluate import Asked, Evaluation, Task, evaluate, splits_of
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import Version, is_tokenizer, kinds_of, line_of, model_of, tokenizer_of
@@ -38,7 +38,7 @@ PHASES: dict[Phase, str] = {
 def evaluate_folders(
     folders: Sequence[Address],
     data: str,
-    num_notes: Mapping[str, int],
+    asked: Asked,
     num_shown: int,
     judges: Judges,
     sampling: SamplingConfig,
@@ -47,7 +47,7 @@ def evaluate_folders(
     file: str,
     say: Say,
 ) -> str:
-    """Evaluate folders of autoregressors, or of tokenizers, on each split of `num_notes`.
+    """Evaluate folders of autoregressors, or of tokenizers, on the notes that are `asked` for.
 
     Writes the page, and its figures beside it; returns the table as text. Raises ValueError where models,
     data and judges do not fit.
@@ -55,7 +55,7 @@ def evaluate_folders(
     keep_freed_memory()
     from mars_dist.distributed.cluster import over_gpus
 
-    runs = named(folders)
+    runs, num_notes = named(folders), splits_of(data, asked)
     tasks = [Task(runs, data, split, sampling, phase, judges) for split in num_notes]
     for task in tasks:
         task.check()

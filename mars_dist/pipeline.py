@@ -1,6 +1,6 @@
 """All stages in a row, from notes to a page of measured sounds: each only where it is not finished."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from mars_dist.presets import Preset
 from mars_dist.progress import say
 
 if TYPE_CHECKING:
+    from mars_dist.evaluation.evaluate import Asked
     from mars_dist.storage import Folder
 
 PAGE, TABLE = "report.html", "table.txt"
@@ -32,8 +33,8 @@ class Pipeline:
     out: Address
     preset: Preset
     classifier: ClassifierRunConfig
-    measured: Mapping[str, int]
-    """Notes of each split that are measured."""
+    measured: "Asked"
+    """How many notes are measured, of which splits."""
     shown: int
     """Notes of each split that the page plays."""
 
@@ -49,6 +50,7 @@ class Pipeline:
         Workers are as for `launch.fit`.
         """
         from mars_dist.distributed.data import encode, preprocess
+        from mars_dist.evaluation.evaluate import splits_of
         from mars_dist.launch import fit
         from mars_dist.storage import Folder
         from mars_dist.training.plan import Plan
@@ -60,6 +62,7 @@ class Pipeline:
         )
         with stage("preprocess"):
             preprocess(self.source, pictures, self.preset.tokenizer.spectrogram, progress=say)
+            splits_of(pictures, self.measured)  # a split that there is not is told now, not after hours of training
         with stage("train_tokenizer"):
             fit(Plan(self.preset.tokenizer, pictures, tokenizer), workers, say, min_workers)
         with stage("encode"):

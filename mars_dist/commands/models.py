@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tyro.conf import Positional
 
 from mars_dist.addresses import address
-from mars_dist.arguments import local, make_folder, parse, require_measured
+from mars_dist.arguments import local, make_folder, measured, parse
 from mars_dist.progress import say
 
 
@@ -95,7 +95,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         report: str | None = None
         """Where to write the page, local or s3://; its figures lie beside it. Default: report.html in the first
         model's folder."""
-        splits: tuple[str, ...] = ("valid", "test")
+        splits: tuple[str, ...] | None = None
+        """Those that are measured. Default: valid, and test where there is one."""
         notes: int = 512
         """Notes of each split that are measured, spread evenly."""
         shown: int = 8
@@ -107,7 +108,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     command = parse(Evaluate, arguments, "evaluate")
     if not command.models:
         raise ValueError("models: none is named: give the --out of mars train-ar, or several")
-    require_measured(command.notes, command.shown, command.splits)
+    asked = measured(command.notes, command.shown, command.splits)
     folders = [address(folder) for folder in command.models]
     if len(set(folders)) < len(folders):
         raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
@@ -119,7 +120,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     out, file = Folder.of(report) if report else (Folder.open(folders[0]), "report.html")
     out.require_writable("--report")
     judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
-    limits, data = dict.fromkeys(command.splits, command.notes), str(address(command.data))
+    data = str(address(command.data))
     print(
-        evaluate_folders(folders, data, limits, command.shown, judges, command.sampling, command.phase, out, file, say)
+        evaluate_folders(folders, data, asked, command.shown, judges, command.sampling, command.phase, out, file, say)
     )

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from mars_dist.addresses import address
-from mars_dist.arguments import Inline, local, make_folder, parse, preset_first, require_measured
+from mars_dist.arguments import Inline, local, make_folder, measured, parse, preset_first
 from mars_dist.config import (
     AutoregressorRunConfig,
     ClassifierConfig,
@@ -119,8 +119,8 @@ class RunPipeline:
     config: Annotated[Preset, Inline]
     classifier: ClassifierConfig = ClassifierRunConfig().classifier
     classifier_train: TrainConfig = ClassifierRunConfig().train
-    splits: tuple[str, ...] = ("valid", "test")
-    """Those that are evaluated."""
+    splits: tuple[str, ...] | None = None
+    """Those that are measured. Default: valid, and test where there is one."""
     notes: int = 512
     """Notes of each split that are measured, spread evenly."""
     shown: int = 8
@@ -132,15 +132,14 @@ def pipeline(arguments: Sequence[str]) -> None:
     """All stages in a row, from notes to a report; what is finished is passed over."""
     preset, rest = preset_first(arguments, "pipeline")
     command = parse(RunPipeline, rest, "pipeline PRESET", RunPipeline(tyro.MISSING, tyro.MISSING, preset))
-    require_measured(command.notes, command.shown, command.splits)
+    asked = measured(command.notes, command.shown, command.splits)
     from mars_dist.pipeline import Pipeline
 
     classifier = ClassifierRunConfig(
         command.config.tokenizer.spectrogram, command.classifier, train=command.classifier_train
     )
-    measured = dict.fromkeys(command.splits, command.notes)
     source, out = str(address(command.source)), address(command.out)
-    work, spread = Pipeline(source, out, command.config, classifier, measured, command.shown), command.spread
+    work, spread = Pipeline(source, out, command.config, classifier, asked, command.shown), command.spread
     print(work.run(spread.workers, spread.workers, spread.min_workers))
 
 

@@ -39,12 +39,16 @@ from mars_dist.metrics.neighbours import NearestNote
 from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.phase import Phase
 from mars_dist.sampling import SamplingConfig
+from mars_dist.storage import Folder
 
 BITS = "bits_per_second"
 FRAMES_AT_ONCE = 4
 """Averaged before pictures are compared for likeness: it takes a quarter of the memory and of the time."""
 
 
+HELD_OUT = ("valid", "test")
+Asked = int | Mapping[str, int]
+"""How many notes are measured: of each held-out split that there is, or of those that are named."""
 Progress = Callable[[str], Callable[[int, int], None]]
 """What is done now -> who is told how much of it is done, of how much."""
 
@@ -74,6 +78,16 @@ class Task:
             require_same(replace(spectrogram, cmx=info.spectrogram.cmx), info)
             self.sampling.per_scale(tokenizer.config.schedule)
         self.judges.check(info)
+
+
+def splits_of(data: str, asked: Asked) -> Mapping[str, int]:
+    """How many notes of which splits. Raises ValueError where there is no such split."""
+    if isinstance(asked, int):
+        found = DatasetInfo.load(Folder.open(data)).counts
+        asked = {split: asked for split in HELD_OUT if split == "valid" or found.get(split)}
+    for split in asked:
+        Rows(data, split)
+    return asked
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mars_dist import codes
 from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, Rows
 from mars_dist.devices import own_device
 from mars_dist.fetched import on_disk
-from mars_dist.model import CONFIG, Mars, load_tokenizer
+from mars_dist.model import CONFIG, Mars
 from mars_dist.phase import Phase, wave_from_picture
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json
@@ -69,16 +70,9 @@ def is_tokenizer(folder: Address) -> bool:
 def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     """The run's tokenizer, whichever of the two the folder is."""
     if is_tokenizer(folder):
-        return tokenizer_alone(folder)
+        return codes.tokenizer_of(folder)
     mars = model_of(folder)
     return mars.tokenizer, mars.spectrogram
-
-
-@lru_cache(maxsize=2)
-def tokenizer_alone(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
-    """Loaded once a process."""
-    tokenizer, run = load_tokenizer(folder)
-    return tokenizer.to(own_device()), run.spectrogram
 
 
 @lru_cache(maxsize=2)

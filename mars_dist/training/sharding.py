@@ -46,7 +46,8 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     """Shard parameters, gradients and optimizer state over all workers, or over those of each replica, in place.
 
     bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer in float32.
-    No worker but rank 0 ever has the whole model, and no GPU more of it than a block. Raises TrainingFailed, on every
+    No worker but rank 0 ever has the whole model, and no GPU more of it than two blocks
+    and what lies outside of blocks. Raises TrainingFailed, on every
     worker, where one is to compile and cannot.
     """
     first_weights = model.state_dict() if dist.get_rank() == 0 else {}

@@ -277,6 +277,14 @@ def test_the_page_plays(journey: Journey) -> None:
     assert "not NSynth" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_pipeline_names_a_split_that_there_is_not_before_it_trains(journey: Journey, tmp_path: Path) -> None:
+    _, _, notes, *_ = journey.commands["preprocess"]
+    ended = mars("pipeline", "debug", "--source", notes, "--out", tmp_path, "--splits", "valid", "tset")
+    assert ended.code == 2
+    assert ended.lines[-1].endswith("holds no split 'tset', it has train, valid, test: name one of these")
+    assert [line for line in ended.lines if line.startswith("== ")] == ["== preprocess"]
+
+
 def test_a_page_in_a_bucket_opens_by_a_link(journey: Journey, bucket: str) -> None:
     model, pictures, address = journey.folder / "ar", journey.folder / "pictures", bucket.replace("?", "/a.html?")
     few = ("--notes", 2, "--shown", 1, "--splits", "test")

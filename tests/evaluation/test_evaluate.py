@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate
+from mars_dist.dataset import DatasetInfo
+from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, splits_of
 from mars_dist.evaluation.grid import places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import lines_of, model_of, read
@@ -20,6 +21,7 @@ from mars_dist.phase import DEFAULT
 from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import read_json
+from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
@@ -39,6 +41,23 @@ def evaluation(task: Task) -> Evaluation:
 def backwards(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
     """As a cluster may do it: in any order."""
     return [work(item) for item in reversed(list(items))]
+
+
+def test_held_out_splits_that_there_are(short_pictures: str, tmp_path: Path) -> None:
+    info = DatasetInfo.load(Folder.open(short_pictures))
+
+    def only(*splits: str) -> str:
+        folder = Folder.open(tmp_path / "_".join(splits))
+        replace(info, shards=tuple(shard for shard in info.shards if shard.split in splits)).save(folder)
+        return folder.name
+
+    assert splits_of(short_pictures, 7) == {"valid": 7, "test": 7}
+    assert splits_of(short_pictures, {"test": 5}) == {"test": 5}
+    assert splits_of(only("train", "valid"), 7) == {"valid": 7}
+    with pytest.raises(ValueError, match="holds no split 'test', it has train, valid: name one of these"):
+        splits_of(only("train", "valid"), {"valid": 7, "test": 7})
+    with pytest.raises(ValueError, match="holds no split 'valid', it has train, test: name one of these"):
+        splits_of(only("train", "test"), 7)
 
 
 def test_every_measure_has_its_lines_and_words(evaluation: Evaluation) -> None:
