@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mars_dist.config import OptimConfig, Precision
 from mars_dist.training.muon import Muon
 from mars_dist.training.recomputation import BLOCKS
-from mars_dist.training.sharding import locals_of
+from mars_dist.training.sharding import let_go, locals_of
 
 NO_DECAY = ("positions", "levels", "tokens", "temperature", "modulation_MD", "conditions", "codebook")
 
@@ -56,7 +56,7 @@ class MovingAverage:
     """The exponential moving average of a model's parameters, shard by shard."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+        self.model, self.decay = model, decay
         self.parameters = dict(model.named_parameters())
         self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
@@ -72,10 +72,14 @@ class MovingAverage:
         """Within the block the model has the averaged weights."""
         live, averages = locals_of(self.parameters.values()), locals_of(self.averages.values())
         trained: list[Tensor] = [shard.detach().clone() for shard in live]
-        with torch.no_grad():
-            torch._foreach_copy_(live, averages)
+
+        def put(weights: list[Tensor]) -> None:
+            with torch.no_grad():
+                torch._foreach_copy_(live, weights)
+            let_go(self.model)
+
+        put(averages)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(live, trained)
+            put(trained)

@@ -46,9 +46,8 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     """Shard parameters, gradients and optimizer state over all workers, or over those of each replica, in place.
 
     bf16: parameters are gathered and activations kept in bf16, gradients reduced in float32; the quantizer in float32.
-    No worker but rank 0 ever has the whole model, and no GPU more of it than two blocks
-    and what lies outside of blocks. Raises TrainingFailed, on every
-    worker, where one is to compile and cannot.
+    No worker but rank 0 ever has the whole model, and no GPU more of it than two blocks and what lies outside of
+    blocks. Raises TrainingFailed, on every worker, where one is to compile and cannot.
     """
     first_weights = model.state_dict() if dist.get_rank() == 0 else {}
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -85,6 +84,16 @@ def agreed_precision(asked: Precision, device: torch.device) -> Precision:
 def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:
     """This worker's shards."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def let_go(model: nn.Module) -> None:
+    """Parameters that were gathered are gathered anew by the next forward pass: their shards have changed.
+
+    FSDP keeps what its outermost module has gathered from a forward pass on to a backward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -224,6 +224,25 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(
     require_same(final_state(killed), final_state(any_one))
 
 
+@pytest.mark.parametrize("any_one", [*STAGES, CLASSIFIER], indirect=True)
+def test_validation_leaves_no_trace(
+    any_one: Plan,
+    train_here: Callable[[Plan], None],
+    losses: Losses,
+    final_state: State,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether weights are exported after it or not: the step that follows has the trained ones, not their average."""
+    monkeypatch.setattr(any_one.stage(LocalRun(tmp_path)).__class__, "better", lambda *figures: False)
+    train = replace(any_one.config.train, validate_every=3, checkpoint_every=20)
+    plan = replace(any_one, config=replace(any_one.config, train=train), folder=tmp_path / "run")
+    train_here(plan)
+    assert losses(plan) == losses(any_one)
+    found, expected = final_state(plan), final_state(any_one)
+    assert all(torch.equal(found[name], expected[name]) for name in expected if name.startswith("/model/"))
+
+
 def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys() and len(expected) > 30
     for name, tensor in expected.items():
