@@ -22,7 +22,7 @@ from mars_dist.precision import settled
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
-from mars_dist.training.batches import require_rows
+from mars_dist.training.batches import rows_at_once
 from mars_dist.training.muon import orthogonal, stacks
 from mars_dist.training.optim import matrices_of, num_moments
 from mars_dist.training.recomputation import BLOCKS, recompute
@@ -188,7 +188,7 @@ def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
         moments=math.ceil(num_moments(step.model, step.optim) / sharing) * FLOAT32,
         average=shard,
         gathered=2 * gathered * (2 if train.precision == "bf16" else FLOAT32),
-        activations=run_of(step, rows_of(train, workers), device).peak_bytes,
+        activations=run_of(step, rows_at_once(train, workers), device).peak_bytes,
     )
 
 
@@ -197,14 +197,8 @@ def work_of(step: DryStep, workers: int, device: Device = "cuda") -> Work:
 
     Raises ValueError where the batch has too few rows.
     """
-    run = run_of(step, rows_of(step.train, workers), device)
+    run = run_of(step, rows_at_once(step.train, workers), device)
     return run.work.times(step.train.accumulate) + work_of_muon(step, workers)
-
-
-def rows_of(train: TrainConfig, workers: int) -> int:
-    """The most that a worker computes at a time. Raises ValueError where one would have none."""
-    require_rows(train, workers)
-    return math.ceil(train.batch_size / workers / train.accumulate)
 
 
 @lru_cache(maxsize=32)

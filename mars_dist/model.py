@@ -237,10 +237,13 @@ class Mars:
 
     @torch.inference_mode()
     def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:
-        """(B,): what it would take to write down the codes of these rows of a data set by this model's foretelling."""
+        """(B,): what it would take to write down the codes of these rows of a data set by this model's foretelling.
+
+        In main memory, as all that is measured.
+        """
         codes_BL, conditions = codes_BL.to(self.device), self.there(self.vocabulary.of_rows(columns))
         nats_BL = self.autoregressor(self.tokenizer.quantizer.next_inputs(codes_BL), conditions, codes_BL=codes_BL)
-        return nats_BL.sum(1) / math.log(2) * self.spectrogram.sample_rate / self.spectrogram.num_samples
+        return nats_BL.sum(1).cpu() / math.log(2) * self.spectrogram.sample_rate / self.spectrogram.num_samples
 
     @torch.inference_mode()
     def decode(self, codes_BL: Tensor) -> Tensor:

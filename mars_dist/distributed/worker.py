@@ -41,15 +41,16 @@ def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     plan, line = Plan.from_plain(given["plan"]), Line(given["console"])
     if failure := line.repeated_failure():  # every worker finds it before it waits for any other
         return TrainingFailed(f"training in {plan.folder} failed {ALIKE} times alike: {failure}")
-    run = RayRun(plan, line)
+    run = None
     try:
+        run = RayRun(plan, line)
         position = plan.train(run)
         run.publish()
         return position
     except TrainingFailed as failed:
         return failed
     except Exception as error:
-        line.note_failure(run.rank, error, run.num_saved)
+        line.note_failure(context.get_world_rank(), error, run.num_saved if run else 0)
         raise
 
 

@@ -18,7 +18,7 @@ from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, model_fingerprint, read_config, save_autoregressor
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows, rows_at_once
 from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -98,9 +98,9 @@ class AutoregressorStage:
         """The loss, cross-entropy and accuracy on held-out notes, over all tokens and at each scale."""
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
         sums_2K = torch.zeros(2, len(self.quantizer.schedule), device=self.run.device)
-        num_rows = len(batch["codes"])
-        for start in range(0, num_rows, self.train.batch_size):
-            part = {name: values[start : start + self.train.batch_size] for name, values in batch.items()}
+        num_rows, at_once = len(batch["codes"]), rows_at_once(self.train, self.run.world_size)
+        for start in range(0, num_rows, at_once):
+            part = {name: values[start : start + at_once] for name, values in batch.items()}
             codes_BL = part["codes"].to(self.run.device)
             logits_BLV = self.model(self.quantizer.next_inputs(codes_BL), self.conditions_of(part))
             figures_K = (per_scale(logits_BLV, codes_BL, self.code_spans) for per_scale in FIGURES)

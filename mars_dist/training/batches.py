@@ -4,6 +4,7 @@ Rows are shuffled across shards without holding the data set in memory: row grou
 windows of about `window_rows` rows, and rows are shuffled within a window.
 """
 
+import math
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -85,9 +86,12 @@ class Batches:
 
     def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
         """A worker's slice of about `num_rows` rows that lie evenly over the split: the same ones at any time."""
-        wanted = min(num_rows, int(self.starts[-1])) // world_size * world_size
-        rows = np.linspace(0, self.starts[-1] - 1, wanted).round().astype(np.int64)
+        rows = np.linspace(0, self.starts[-1] - 1, self.num_evenly(num_rows, world_size)).round().astype(np.int64)
         return self.read(np.array_split(rows, world_size)[rank])
+
+    def num_evenly(self, num_rows: int, world_size: int) -> int:
+        """As many for each worker, and one at least: of very few rows several workers have the same."""
+        return max(1, min(num_rows, int(self.starts[-1])) // world_size) * world_size
 
     def stream(self, first_step: int, rank: int, world_size: int) -> Generator[Timed, None, None]:
         """The worker's batches from a step on, read ahead in a thread; pinned, for a GPU to copy while it works."""
@@ -124,6 +128,15 @@ def require_rows(config: TrainConfig, workers: int) -> None:
             f"train.batch_size: {config.batch_size} rows are too few for {workers} workers with train.accumulate = "
             f"{config.accumulate}: choose at least {workers * config.accumulate}, or fewer --workers"
         )
+
+
+def rows_at_once(config: TrainConfig, workers: int) -> int:
+    """The most that a worker computes at a time, in training and in validation.
+
+    Raises ValueError where one would have none.
+    """
+    require_rows(config, workers)
+    return math.ceil(config.batch_size / workers / config.accumulate)
 
 
 def parts_of(batch: Batch, num: int) -> list[Batch]:

@@ -17,7 +17,7 @@ from mars_dist.config import ClassifierRunConfig
 from mars_dist.dataset import Columns, Group, Rows
 from mars_dist.model import save_classifier
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, keyed_uniform
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, rows_at_once
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
@@ -37,6 +37,8 @@ class BriefRows(Rows):
 
     def read_group(self, group: Group, columns: Sequence[str]) -> Columns:
         found = super().read_group(group, columns)
+        if "picture" not in columns:
+            return found
         picture_B1FN = demultiplex(torch.from_numpy(found["picture"]), self.info.spectrogram.cmx)
         return found | {"picture": average_time(picture_B1FN.float(), self.frames).half().numpy()}
 
@@ -91,12 +93,9 @@ class ClassifierStage:
     def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """Means over the notes of a batch, which may be large."""
         sums = torch.zeros(3, device=self.run.device)
-        num_notes = len(batch["pitch"])
-        for start in range(0, num_notes, self.train.batch_size):
-            part = {
-                name: values[start : start + self.train.batch_size].to(self.run.device)
-                for name, values in batch.items()
-            }
+        num_notes, at_once = len(batch["pitch"]), rows_at_once(self.train, self.run.world_size)
+        for start in range(0, num_notes, at_once):
+            part = {name: values[start : start + at_once].to(self.run.device) for name, values in batch.items()}
             judged = model(part["picture"])
             loss = torch.stack(list(nats(judged, part).values())).sum()
             pitch_right_B = judged.pitch_logits_BP.argmax(1) == part["pitch"]
@@ -114,7 +113,8 @@ class ClassifierStage:
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder, with what the classifier is worth on instruments that it never heard."""
-        metrics = {"step": step, "notes": min(self.train.validation_rows, self.held_out.rows.num_rows)} | figures
+        num_notes = self.held_out.num_evenly(self.train.validation_rows, self.run.world_size)
+        metrics = {"step": step, "notes": num_notes} | figures
         if self.unseen:
             plain = Classifier(self.config.classifier, self.config.spectrogram).to(self.run.device).eval()
             plain.load_state_dict(weights)

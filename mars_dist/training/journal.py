@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -20,6 +20,8 @@ class Journal:
         self.folder, self.name, self.steps, self.say = folder, name, steps, say
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if say else None
         self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
+        if say and (folder / METRICS).exists() and not (folder / METRICS).read_bytes().endswith(b"\n"):
+            self.write("")  # a full disk has cut the last line off
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -66,8 +68,11 @@ class Journal:
         if self.writer:
             for name, value in scalars.items():
                 self.writer.add_scalar(f"{kind}/{name}", value, step)
-            with (self.folder / METRICS).open("a") as lines:
-                lines.write(json.dumps({"kind": kind, "step": step} | scalars) + "\n")
+            self.write(json.dumps({"kind": kind, "step": step} | scalars))
+
+    def write(self, line: str) -> None:
+        with (self.folder / METRICS).open("a") as lines:
+            lines.write(f"{line}\n")
 
     def picture(self, name: str, step: int, picture_FN: NDArray[np.float32]) -> None:
         """A spectrogram in [-1, 1], low frequencies at the bottom."""
@@ -85,6 +90,14 @@ class Journal:
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, float]]:
-    """The lines of one kind, `train` or `valid`, a later line for a step replacing an earlier one."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    return [line for _, line in sorted({line["step"]: line for line in lines if line["kind"] == kind}.items())]
+    """The lines of one kind (train, valid, test, checkpoint), a later one for a step replacing an earlier one.
+
+    A line that a full disk has cut off is passed over.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for text in (folder / METRICS).read_text().splitlines():
+        with suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if line["kind"] == kind:
+                found[line["step"]] = line
+    return [found[step] for step in sorted(found)]

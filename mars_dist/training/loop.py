@@ -145,7 +145,7 @@ def validate(stage: Stage, average: MovingAverage, position: Position, journal: 
         journal.validation(position.step, figures)
         if stage.phase(position.step) != position.phase:
             position.best, position.num_worse, position.phase = {}, 0, stage.phase(position.step)
-        position.num_worse += 1
+        position.num_worse += position.phase == stage.phase(stage.train.steps)  # the last phase alone may end early
         if not position.best or stage.better(figures, position.best):
             position.best, position.num_worse = figures, 0
             weights = sharding.full_state_dict(stage.model)

@@ -25,7 +25,7 @@ from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows
+from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows, rows_at_once
 from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -159,7 +159,7 @@ class TokenizerStage:
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
         errors: list[Tensor] = []
         hits_KW = self.no_hits()
-        for x_BCHW in batch["picture"].to(self.run.device).split(self.train.batch_size):
+        for x_BCHW in batch["picture"].to(self.run.device).split(rows_at_once(self.train, self.run.world_size)):
             y_BCHW, _, quantized = self.model(x_BCHW)
             errors.append(torch.stack([mse(y_BCHW.float(), x_BCHW), mae(y_BCHW.float(), x_BCHW)]))
             hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)

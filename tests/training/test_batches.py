@@ -136,6 +136,15 @@ def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) 
     assert torch.cat(slices).tolist() == [0, 47, 94, 141, 188, 235, 282, 329]
 
 
+def test_of_fewer_held_out_rows_than_workers_several_have_the_same(rows: Rows) -> None:
+    batches = batches_of(rows)
+    assert batches.num_evenly(2, 3) == 3 and batches.num_evenly(10, 3) == 9
+    slices = [batches.evenly(2, rank, 3)["pitch"] for rank in range(3)]
+    assert [len(pitch_B) for pitch_B in slices] == [1, 1, 1] and torch.cat(slices).unique().numel() == 3
+    batches.starts = np.array([0, 1])  # a split of one row
+    assert [batches.evenly(8, rank, 2)["pitch"].tolist() for rank in range(2)] == [[0], [0]]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_workers_share_the_batch_whether_they_divide_it_or_not(rows: Rows, world_size: int) -> None:
     slices = [batches_of(rows).load(3, rank, world_size)["place"] for rank in range(world_size)]

@@ -71,6 +71,14 @@ def test_its_folder_has_its_accuracy_on_held_out_notes(
         assert right == metrics[f"{label}_accuracy"] == metrics[f"test/{label}_accuracy"] > 0
 
 
+def test_the_notes_of_a_batch_are_known_by_name(classifier_plan: Plan) -> None:
+    """By which a loss that is not finite is told."""
+    stage = stage_of(classifier_plan)
+    names = Rows(classifier_plan.data, "train").read(["note_str"])["note_str"]
+    expected = [names[row] for row in stage.batches.global_rows(3)]
+    assert stage.batches.names(3, 0, 1) == expected and len(expected) == 4
+
+
 def test_a_data_set_without_unseen_instruments(
     classifier_plan: Plan, train_here: Callable[[Plan], None], tmp_path: Path
 ) -> None:

@@ -119,6 +119,15 @@ def test_training_ends_when_patience_does(trained_tokenizer: Plan, train_here: T
     assert sorted(path.name for path in (tmp_path / "training").glob("step_*")) == ["step_00000010"]
 
 
+def test_only_the_last_phase_ends_early(trained_tokenizer: Plan, train_here: Train, tmp_path: Path) -> None:
+    """Without learning the latents alone, before the codebook is born at step 14, get no better either."""
+    plan = changed(replace(trained_tokenizer, folder=tmp_path), "optim", lr=1e-12)
+    plan = changed(changed(plan, "codebook", restart_every=0, start_step=14), "train", validate_every=2, patience=3)
+    plan = changed(plan, "train", steps=40)
+    train_here(plan)
+    assert read_metrics(plan.folder, "train")[-1]["step"] == 20
+
+
 def test_phases_of_training_do_not_compare(tokenizer_with_options: Plan, tmp_path: Path) -> None:
     """The codebook is born at step 4; with an adversary, which takes part from the start, newer is better."""
     config = tokenizer_with_options.config

@@ -45,6 +45,17 @@ def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path: Path) -> Non
     assert [line["mse"] for line in read_metrics(tmp_path, "valid")] == [2.0]
 
 
+def test_a_line_that_a_full_disk_cut_off_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        journal = Journal(tmp_path, "tokenizer", 5, step - 1, print)
+        train_line(journal, step, float(step))
+        journal.close()
+        if step == 2:
+            path = tmp_path / "metrics.jsonl"
+            path.write_bytes(path.read_bytes()[:-9])
+    assert [line["step"] for line in read_metrics(tmp_path, "train")] == [1, 3]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "tokenizer", 5, 0, None)
     train_line(journal, 1, 1.0)

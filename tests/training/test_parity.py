@@ -243,6 +243,19 @@ def test_validation_leaves_no_trace(
     assert all(torch.equal(found[name], expected[name]) for name in expected if name.startswith("/model/"))
 
 
+@pytest.mark.parametrize("any_one", [*STAGES, CLASSIFIER], indirect=True)
+def test_validation_has_no_more_rows_at_once_than_training(any_one: Plan, tmp_path: Path) -> None:
+    """So that what fits into a GPU in training does in validation."""
+    train = replace(any_one.config.train, batch_size=4, accumulate=2, validation_rows=3)
+    stage = replace(any_one, config=replace(any_one.config, train=train)).stage(LocalRun(tmp_path))
+    num_rows = list[int]()
+    stage.model.register_forward_pre_hook(lambda _, inputs: num_rows.append(len(inputs[0])))
+    stage.model.eval()
+    with torch.no_grad():
+        stage.validate()
+    assert num_rows == [2, 1]
+
+
 def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys() and len(expected) > 30
     for name, tensor in expected.items():
