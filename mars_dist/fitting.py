@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mars_dist.devices import full_float32
+
 WINDOW = 3
 """Of phi. What tokens so far apart add does not overlap: a third of the rows and of the columns moves together."""
 
 
 @torch.no_grad()
+@full_float32()
 def fit(missing_BChw: Tensor, codes_BhwP: Tensor, codebook_PVc: Tensor, weight_Ccij: Tensor, bias_C: Tensor) -> Tensor:
     """Codes (B, h, w, P) whose details, half as they are and half through phi, come nearer to what is missing.
 

@@ -24,7 +24,7 @@ STRONGEST_FIRST = ("instrument", "family", "source", "pitch", "velocity")
 class Histogram:
     """The combinations of conditions that occur among the training notes."""
 
-    columns: dict[str, NDArray[np.int16]]
+    columns: dict[str, NDArray[np.int32]]
     """For each condition (N,) values."""
     counts_N: NDArray[np.int64]
     """Notes that have the combination."""
@@ -32,7 +32,7 @@ class Histogram:
     @classmethod
     def of(cls, conditions: Mapping[str, Tensor]) -> "Histogram":
         """Count the conditions (B,) of all training notes."""
-        rows_BA = np.stack([values_B.numpy() for values_B in conditions.values()], axis=1).astype(np.int16)
+        rows_BA = np.stack([values_B.numpy() for values_B in conditions.values()], axis=1).astype(np.int32)
         rows_NA, counts_N = np.unique(rows_BA, axis=0, return_counts=True)
         return cls(dict(zip(conditions, np.ascontiguousarray(rows_NA.T), strict=True)), counts_N)
 

@@ -51,7 +51,7 @@ class NewNotes:
         """What the notes follow from."""
         return {
             "model": model_fingerprint(self.model),
-            "asked": list(self.asked),
+            "asked": [{name: to_plain(value) for name, value in words.items()} for words in self.asked],
             "sampling": to_plain(self.sampling),
             "phase": self.phase,
         }

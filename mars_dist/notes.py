@@ -22,6 +22,7 @@ import numpy as np
 
 from mars_dist.audio import Wave, resample, write_wav
 from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES, SPLITS, VELOCITIES, Note
+from mars_dist.serialize import write_json
 
 SAMPLE_RATE = 16_000
 RENDER_RATE = 48_000
@@ -253,7 +254,7 @@ def render(
                     examples[notes.split(instrument, pitch)][note.note_str] = note.to_json()
     for split, entries in examples.items():
         if entries:
-            _write_json(workshop / f"nsynth-{split}" / "examples.json", entries)
+            write_json(workshop / f"nsynth-{split}" / "examples.json", entries)
             os.replace(workshop / f"nsynth-{split}", out / f"nsynth-{split}")
     shutil.rmtree(workshop)
 
@@ -272,7 +273,7 @@ def render(
         "num_clipped": sum(peak > 1 for peak in peaks.values()),
         "silent_dropped": sorted(name for name, peak in peaks.items() if peak < SILENT),
     }
-    _write_json(out / "notes.json", record)
+    write_json(out / "notes.json", record)
     return record
 
 
@@ -346,10 +347,3 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         if (out / f"nsynth-{split}").exists():
             raise ValueError(f"{out}: holds nsynth-{split}, and no notes.json of a render: choose another folder")
     return None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.config import CodebookConfig, TokenizerConfig
+from mars_dist.devices import full_float32
 from mars_dist.fitting import fit, look_up
 from mars_dist.layers import grow, shrink
 
@@ -114,6 +115,7 @@ class MultiScaleQuantizer(nn.Module):
                 inputs.append(self.next_input(k, f_hat_BChw))
         return torch.cat(inputs, dim=1)
 
+    @full_float32()
     def add_scale(self, k: int, f_hat_BChw: Tensor, codes_BkP: Tensor) -> Tensor:
         """One step of sampling: f_hat with the detail that the codes of scale k stand for."""
         codebook_PVc = self.codebook(k)

@@ -53,6 +53,13 @@ def test_combinations_are_counted_once(histogram: Histogram) -> None:
     assert dict(zip(rows, histogram.counts_N.tolist(), strict=True)) == COMBINATIONS
 
 
+def test_many_instruments(tmp_path: Path) -> None:
+    many = torch.arange(40_000)
+    Histogram.of({"instrument": many}).save(tmp_path / "histogram.safetensors")
+    loaded = Histogram.load(tmp_path / "histogram.safetensors", {"instrument": len(many)})
+    assert loaded.columns["instrument"].tolist() == many.tolist()
+
+
 @pytest.mark.parametrize(
     "asked", [{}, {"pitch": 60}, {"family": 1}, {"velocity": 0, "source": 0}, {"instrument": 2}, {"pitch": 61}]
 )

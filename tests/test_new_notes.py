@@ -1,7 +1,9 @@
 """Notes that a table asks for: labelled, the same however they are spread, and gone on with after a kill."""
 
 import csv
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from mars_dist import new_notes
 from mars_dist.model import Mars
 from mars_dist.new_notes import LABELS, NewNotes, make, read_prompts
 from mars_dist.sampling import SamplingConfig
+from mars_dist.serialize import as_json
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder
 from mars_dist.training.plan import Plan
@@ -77,6 +80,11 @@ def test_what_was_broken_off_goes_on(notes: NewNotes, tmp_path: Path) -> None:
     other = NewNotes(notes.model, notes.asked, SamplingConfig(seed=4), notes.phase)
     with pytest.raises(ValueError, match=r"out: holds other notes, of sampling\.seed = 3, not 4: choose another --out"):
         make(other, out, map, said.append)
+
+
+def test_what_was_asked_for_is_known_again(notes: NewNotes) -> None:
+    qualities = replace(notes, asked=[{"pitch": 60, "qualities": ("bright", "percussive")}])
+    assert json.loads(as_json(qualities.settings())) == qualities.settings()
 
 
 @pytest.mark.parametrize(

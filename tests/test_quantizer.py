@@ -1,5 +1,6 @@
 """The quantizer against METHOD in plain numpy, and its five operations against one another."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -350,3 +351,23 @@ def test_the_rotation_trick_is_a_setting() -> None:
 def test_branches_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"tokenizer.code_width: 6 is not a multiple of branches = 4"):
         with_options(branches=4)
+
+
+def test_convolutions_are_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, where cuDNN may: here the switch is looked at."""
+    rounded = list[bool]()
+
+    def noted(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def convolution(*given: Any, **named: Any) -> Tensor:
+            rounded.append(torch.backends.cudnn.allow_tf32)
+            return convolve(*given, **named)
+
+        return convolution
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for name in ("conv2d", "conv_transpose2d"):
+        monkeypatch.setattr(F, name, noted(getattr(F, name)))
+    quantizer = MultiScaleQuantizer(TokenizerConfig(scales=(Size(1, 1), Size(4, 4)), codebook_size=8, code_width=4))
+    quantizer.encode(torch.randn(2, 4, 4, 4))
+    assert len(rounded) > 10 and not any(rounded)
+    assert torch.backends.cudnn.allow_tf32

@@ -67,7 +67,7 @@ def sample(arguments: Sequence[str]) -> None:
     waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
     parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
-    name = "-".join(str(part) for part in parts if part is not None) or "note"
+    name = "-".join(str(part) for part in parts if part is not None).replace("/", "-") or "note"
     out = local(command.out)
     make_folder(out)
     paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]

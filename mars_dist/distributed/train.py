@@ -30,6 +30,7 @@ from mars_dist.distributed.console import console
 from mars_dist.distributed.runtime import connect, is_our_own
 from mars_dist.distributed.worker import Retention, train_worker
 from mars_dist.errors import TrainingFailed
+from mars_dist.node import SOCKETS
 from mars_dist.progress import Say
 from mars_dist.stopping import told_by_sigterm
 from mars_dist.storage import Folder
@@ -37,8 +38,6 @@ from mars_dist.training.checkpoint import Position
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import CHECKPOINTS, backend
 
-INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""What workers talk through, where a machine has several networks: they get what the driver's environment says."""
 FOREVER = -1
 """Lost workers are always started again, from the newest checkpoint; what fails ALIKE times is given up."""
 
@@ -110,7 +109,7 @@ def trainer_of(
             storage_path=home.path,
             storage_filesystem=None if isinstance(plan.folder, Path) else home.files,
             failure_config=FailureConfig(max_failures=FOREVER),
-            worker_runtime_env={"env_vars": {name: os.environ[name] for name in INTERFACES if name in os.environ}},  # type: ignore[call-arg]
+            worker_runtime_env={"env_vars": {name: os.environ[name] for name in SOCKETS if name in os.environ}},  # type: ignore[call-arg]
             callbacks=[Retention(plan.training), *callbacks],  # type: ignore[list-item]
         ),
     )

@@ -189,6 +189,7 @@ class Reports(TuneReportCallback):
     def __init__(self, place: int, stage: Stage, flops: float, record: Record) -> None:
         super().__init__()
         self.place, self.stage, self.flops, self.seconds = place, stage, flops, record.spent("seconds")
+        self.latest = 0.0
         self.known = max((report["step"] for report in record.reports if report["stage"] == place), default=0)
 
     def missed(self) -> Iterator[dict[str, float]]:
@@ -211,6 +212,9 @@ class Reports(TuneReportCallback):
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None = None
     ) -> None:
+        if metrics[0]["seconds"] < self.latest:  # workers were lost, and those that came after count anew
+            self.seconds += self.latest
+        self.latest = metrics[0]["seconds"]
         if metrics[0]["step"] >= self.stage.born:
             super().after_report(run_context, [self.report_of(metrics[0])], None)
 
@@ -233,7 +237,7 @@ class Proposals(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         record = self.begun[trial_id]
-        if error:
+        if error and not record.over:
             record.status = "failed"
         self.search.tell(record)
 
@@ -313,6 +317,8 @@ class Notes(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Of the driver itself."""
         record = self.records.begin(Trial(**trial.config))
+        if record.over:
+            return
         self.fail(record, "its driver was lost: there may be too little memory")
         self.records.save(record)
 

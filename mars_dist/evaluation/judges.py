@@ -16,8 +16,8 @@ from mars_dist.dataset import DatasetInfo
 from mars_dist.evaluation.lines import Version
 from mars_dist.fetched import on_disk
 from mars_dist.metrics.embeddings import load_embedding
-from mars_dist.model import CONFIG, METRICS, WEIGHTS, load_classifier
-from mars_dist.serialize import fingerprint, read_json
+from mars_dist.model import METRICS, load_classifier, model_fingerprint
+from mars_dist.serialize import read_json
 from mars_dist.spectrogram import picture_from_wave
 
 Features = dict[str, dict[str, Tensor]]
@@ -83,7 +83,7 @@ def describe_classifier(folder: Address) -> str:
     if "test/notes" in figures:
         unseen = {name.removeprefix("test/"): value for name, value in figures.items()}
         told += f", {accuracies(unseen)} of {unseen['notes']:,.0f} notes of instruments that it never heard"
-    return f"Classifier {fingerprint(here / CONFIG, here / WEIGHTS)[:12]}: {told}."
+    return f"Classifier {model_fingerprint(folder)[:12]}: {told}."
 
 
 def accuracies(figures: Mapping[str, float]) -> str:

@@ -22,7 +22,6 @@ from mars_dist.metrics.generation import (
 )
 from mars_dist.metrics.summary import Estimate, bootstrap_set
 
-NUM_CELLS = 50
 SCORES: dict[str, tuple[str, Callable[[Tensor], SetScore]]] = {
     "pis": ("pitch_logits", inception_score),
     "iis": ("family_logits", inception_score),

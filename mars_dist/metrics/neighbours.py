@@ -33,12 +33,5 @@ class NearestNote:
             self.num_seen += len(piece_ND)
 
 
-def nearest(query_BD: Tensor, bank_ND: Tensor) -> Tensor:
-    """(B, D), (N, D) -> (B,) int64: the row of the bank nearest to each query."""
-    best = NearestNote(query_BD)
-    best.update(bank_ND)
-    return best.index_B
-
-
 def _direction(picture_BD: Tensor) -> Tensor:
     return normalize(picture_BD.float() + 1, dim=1)

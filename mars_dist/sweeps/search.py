@@ -73,6 +73,8 @@ class Optuna:
             directions=["minimize" if metric.mode == "min" else "maximize" for metric in self.metrics],
         )
         self.asked: list[tuple[Choice, optuna.Trial]] = []
+        self.told = set[int]()
+        """Places of settings whose scores it knows."""
         self.left: list[Trial] = []
         for record in records:  # by place
             if record.trial.place == len(self.asked):
@@ -119,8 +121,9 @@ class Optuna:
     def tell_place(self, place: int) -> None:
         """Once the setting's trials are over: the mean of those that came to their end, or that none did."""
         records = [record for record in self.records if record.trial.place == place and record.over]
-        if len(records) < len(self.study.sweep.seeds):
+        if place in self.told or len(records) < len(self.study.sweep.seeds):
             return
+        self.told.add(place)
         scores = [[one.score[metric.name] for metric in self.metrics] for one in records if one.status == "finished"]
         _, trial = self.asked[place]
         if scores:

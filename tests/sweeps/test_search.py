@@ -76,3 +76,14 @@ def test_failed_and_stopped_trials_are_told_too(study: Study, ended: Ended) -> N
         search.tell(ended(records, trial, next(statuses, "finished")))
     assert [record.status for record in records][:4] == ["failed", "finished", "stopped", "stopped"]
     assert search.ended
+
+
+def test_seeds_that_end_together_are_told_once(study: Study, ended: Ended) -> None:
+    """A record is over with its last report; Ray says a little later that its trial is."""
+    records = Records(study)
+    search = make_search("optuna", study, 5, records)
+    pair = [trial for _ in range(2) if (trial := search.next())]
+    assert pair[0].place == pair[1].place
+    for record in [ended(records, trial) for trial in pair]:
+        search.tell(record)
+    assert search.next() is not None
