@@ -84,7 +84,7 @@ def sampling(
 
 
 class Forgetful(Autoregressor):
-    """What the condition does to each block is computed again at every scale."""
+    """All that follows from the condition is computed again at every scale."""
 
     def begin(self, conditions: Conditions) -> Begun:
         self.asked = conditions

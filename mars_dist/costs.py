@@ -172,11 +172,7 @@ def dry_step(
 def memory_of(step: DryStep, workers: int, device: Device = "cuda") -> Memory:
     """Raises ValueError where the batch has too few rows, or the workers are not shared out among the replicas."""
     train, whole = step.train, num_parameters(step.model)
-    if workers % train.replicas:
-        raise ValueError(
-            f"train.replicas: {workers} workers cannot be shared out among {train.replicas} replicas: choose a number "
-            "of replicas that divides them, or another --workers"
-        )
+    sharding.require_replicas(train, workers)
     blocks = [num_parameters(part) for part in step.model.modules() if isinstance(part, BLOCKS)]
     large = [block for block in blocks if block >= sharding.LARGE]
     gathered = whole - sum(large) + 2 * max(large, default=0)

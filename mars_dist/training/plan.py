@@ -20,6 +20,7 @@ from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
 from mars_dist.training.loop import Stage, train
 from mars_dist.training.run import CHECKPOINTS, Run
+from mars_dist.training.sharding import require_replicas
 from mars_dist.training.tokenizer_stage import TokenizerStage
 from mars_dist.training.tokenizer_stage import require_fit as require_pictures_fit
 
@@ -55,12 +56,7 @@ class Plan:
 
     def require_fit(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers."""
-        replicas = self.config.train.replicas
-        if workers % replicas:
-            raise ValueError(
-                f"train.replicas: {workers} workers cannot be shared out among {replicas} replicas: choose a number of "
-                "replicas that divides them, or another --workers"
-            )
+        require_replicas(self.config.train, workers)
         match self.config:
             case TokenizerRunConfig():
                 require_pictures_fit(self.config, self.data, workers)

@@ -75,6 +75,15 @@ def shard(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
     return model
 
 
+def require_replicas(config: TrainConfig, workers: int) -> None:
+    """Raises ValueError where the workers are not shared out among the replicas."""
+    if workers % config.replicas:
+        raise ValueError(
+            f"train.replicas: {workers} workers cannot be shared out among {config.replicas} replicas: choose a number "
+            "of replicas that divides them, or another --workers"
+        )
+
+
 def agreed_precision(asked: Precision, device: torch.device) -> Precision:
     """float32 or bf16, the same on every worker: with `auto` it is bf16 where it suits the devices of all."""
     mine = settled(asked, "cuda" if device.type == "cuda" else "cpu")
