@@ -44,5 +44,5 @@ def fit_here(plan: Plan, say: Say) -> Position:
     if not isinstance(plan.folder, Path):
         raise ValueError(f"{plan.folder}: --workers 0 keeps its run on a disk: choose a local --out, or --workers 1")
     plan.check(workers=1)
-    with plan.held(say), told_by_sigterm() as stop:
+    with told_by_sigterm() as stop, plan.held(say, stop):
         return plan.train(LocalRun(plan.folder, stop))

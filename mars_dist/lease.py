@@ -66,8 +66,9 @@ def machine() -> str:
 
 
 @contextmanager
-def sole_writer(folder: Folder, say: Say) -> Iterator[Callable[[], None]]:
-    """Hold the folder; what is given raises ValueError once it is lost, as after a sleep of the machine.
+def sole_writer(folder: Folder, say: Say, on_lost: Callable[[], object] = lambda: None) -> Iterator[Callable[[], None]]:
+    """Hold the folder. Once it is lost, as after a sleep of the machine, `on_lost` is called, and what is given raises
+    ValueError.
 
     Raises ValueError where another run writes to the folder, OSError where it cannot be written.
     """
@@ -82,6 +83,7 @@ def sole_writer(folder: Folder, say: Say) -> Iterator[Callable[[], None]]:
                 # An answer of S3 that never came may have been a yes.
                 if not folder.swap(LEASE, mine.to_bytes(), renewed.to_bytes()) and look(folder) != renewed.to_bytes():
                     lost.set()
+                    on_lost()
                     return
             except OSError:  # the next attempt is soon
                 continue

@@ -78,10 +78,10 @@ def train(
     """Train with so many workers, from the least to the most, until `stop` is set.
 
     `threads` are each worker's; by default its share of its machine. Raises ValueError where another run writes to the
-    folder, TrainingFailed.
+    folder, or comes to, TrainingFailed.
     """
     waits_for = partial(there_is, workers[1], "GPU" if on_gpu else "CPU")
-    with plan.held(say), console(say, stop, waits_for) as name:
+    with plan.held(say, stop), console(say, stop, waits_for) as name:
         forget_checkpoints(plan.training)
         trainer = trainer_of(plan, workers, on_gpu, {"console": name, "threads": threads}, callbacks)
         try:

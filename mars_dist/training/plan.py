@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from mars_dist.addresses import Address, address
@@ -106,16 +107,18 @@ class Plan:
             self.note(FINISHED)
 
     @contextmanager
-    def held(self, say: Say) -> Iterator[None]:
-        """Be the only run that writes to the folder, and note the settings there.
+    def held(self, say: Say, stop: Event) -> Iterator[None]:
+        """Be the only run that writes to the folder, and note the settings there; `stop` is set where it is no longer.
 
-        Raises ValueError where another one does or the folder cannot be written, TrainingFailed where it later cannot.
+        Raises ValueError where another run writes there, now or later, or the folder cannot be written, TrainingFailed
+        where it later cannot.
         """
         self.training.require_writable()
-        with self.faults_told(), sole_writer(self.training, say):
+        with self.faults_told(), sole_writer(self.training, say, stop.set) as require_held:
             self.training.clear_unfinished()
             self.note(PLAN)
             yield
+            require_held()
 
     @contextmanager
     def faults_told(self) -> Iterator[None]:

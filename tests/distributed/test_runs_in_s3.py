@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import boto3
 import numpy as np
@@ -74,7 +75,7 @@ def test_a_run_in_a_faulty_bucket_loses_nothing(
 
 def test_another_run_in_its_bucket_is_refused(trained_tokenizer: Plan, bucket: str) -> None:
     plan = replace(trained_tokenizer, folder=bucket)
-    with plan.held(lambda line: None):
+    with plan.held(lambda line: None, Event()):
         pass
     other = replace(plan, config=replace(plan.config, train=replace(plan.config.train, seed=1)))
     with pytest.raises(

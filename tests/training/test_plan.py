@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from mars_dist import lease
 from mars_dist.errors import TrainingFailed
 from mars_dist.training.plan import Plan
 
@@ -27,7 +29,7 @@ def test_a_plan_survives_the_way_to_a_worker(plan: Plan, autoregressor_plan: Pla
 
 def begin(plan: Plan, workers: int = 1) -> None:
     plan.check(workers)
-    with plan.held(lambda line: None):
+    with plan.held(lambda line: None, Event()):
         pass
 
 
@@ -39,15 +41,25 @@ def test_the_same_run_may_begin_again(plan: Plan) -> None:
 
 def test_two_runs_at_once_are_refused(plan: Plan) -> None:
     with (
-        plan.held(lambda line: None),
+        plan.held(lambda line: None, Event()),
         pytest.raises(ValueError, match=r"training: another run writes here \(process \d+ on "),
     ):
         begin(plan)
 
 
+def test_a_run_whose_folder_another_one_has_taken_over_stops(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a sleep of the machine."""
+    monkeypatch.setattr(lease, "RENEWED_EVERY", 0.05)
+    stop, another = Event(), replace(lease.Holder.here(), id="another").to_bytes()
+    told = "another run has taken it over: this one has stopped"
+    with pytest.raises(ValueError, match=told), plan.held(lambda line: None, stop):
+        (Path(plan.training.name) / lease.LEASE).write_bytes(another)
+        assert stop.wait(10)
+
+
 def test_a_disk_that_is_full_loses_nothing_that_was_saved(plan: Plan) -> None:
     told = r"run: \[Errno 28\] No space left.*: what was saved is kept, and the same command"
-    with pytest.raises(TrainingFailed, match=told), plan.held(lambda line: None):
+    with pytest.raises(TrainingFailed, match=told), plan.held(lambda line: None, Event()):
         raise OSError(ENOSPC, "No space left on device")
 
 
