@@ -40,9 +40,13 @@ for _ in range(60):
         break
     except ConnectionError:
         time.sleep(5)
-while (there := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[1]):
+for _ in range(120):
+    if (there := sum(node["Alive"] for node in ray.nodes())) == int(sys.argv[1]):
+        break
     print(f"{there} of {sys.argv[1]} nodes", flush=True)
     time.sleep(5)
+else:
+    sys.exit(f"only {there} of {sys.argv[1]} nodes came within ten minutes")
 PYTHON
 
 # Five minutes before the end SLURM sends SIGTERM: a checkpoint is saved, and the job, queued again, goes on from it.

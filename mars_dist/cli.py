@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"{arguments[0]}: there is no such command: choose {', '.join(COMMANDS)}")
         COMMANDS[arguments[0]](arguments[1:])
-    except (ValueError, TrainingFailed) as error:
+    except (ValueError, OSError, TrainingFailed) as error:
         if debug:
             raise
         print(f"mars: {' '.join(str(error).split())}", file=sys.stderr)

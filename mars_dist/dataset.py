@@ -291,7 +291,13 @@ class Rows:
                 f"{self.folder.name}/{group.shard}: cannot be read ({error}): "
                 "delete it and run the command that makes the data set again, which remakes this shard alone"
             ) from error
-        assert table.num_rows == group.num_rows
+        lacking = [name for name in columns if name not in table.column_names]
+        if lacking or table.num_rows != group.num_rows:
+            told = f"no column {lacking[0]!r}" if lacking else f"{table.num_rows} rows in a group of {group.num_rows}"
+            raise ValueError(
+                f"{self.folder.name}/{group.shard}: is not the shard that {MANIFEST} tells of ({told}): "
+                "make the data set again in another folder"
+            )
         return from_table(table.select(list(columns)))
 
     def read(self, columns: Sequence[str]) -> Columns:

@@ -64,7 +64,7 @@ def read_prompts(file: str, model: Address, common: Words, count: int) -> list[W
     """
     folder, name = Folder.of(file)
     vocabulary, asked = model_of(model).vocabulary, list[Words]()
-    for number, row in enumerate(rows_of(folder.read(name), file, required=()), start=1):
+    for number, row in enumerate(rows_of(folder.read(name), name, required=()), start=1):
         try:
             if unknown := row.keys() - {*WORDS, COUNT}:
                 raise ValueError(f"{sorted(unknown)[0]!r} is no column: choose {', '.join((*WORDS, COUNT))}")
@@ -72,7 +72,11 @@ def read_prompts(file: str, model: Address, common: Words, count: int) -> list[W
             words = {name: whole(name, value) if name in WORDS[:2] else value for name, value in words.items()}
             if isinstance(qualities := words.get("qualities", ()), str):
                 words["qualities"] = qualities.split()
+            elif not isinstance(qualities, list | tuple):
+                raise ValueError(f"qualities is {qualities!r:.40}, must be words such as bright percussive")
             num = whole(COUNT, row.get(COUNT, count))
+            if num < 0:
+                raise ValueError(f"{COUNT} is {num}, must be 0 or more")
             vocabulary.of_words(1, **words)
         except ValueError as error:
             raise ValueError(f"{file}: row {number}: {error}") from None
@@ -94,6 +98,8 @@ def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
     plain, there = notes.settings(), out.list()
     if SETTINGS in there and (difference := first_difference(parse_json(out.read(SETTINGS), out.at(SETTINGS)), plain)):
         raise ValueError(f"{out.name}: holds other notes, of {difference:.200}: choose another --out")
+    if LABELS in there and SETTINGS not in there:
+        raise ValueError(f"{out.name}: holds other notes, which mars sample did not make: choose another --out")
     if LABELS in there:
         say(f"{out.name}: finished already, {len(notes.asked)} notes: nothing to do")
         return

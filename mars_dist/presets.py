@@ -141,5 +141,11 @@ def load(name: str) -> Preset:
     if not name.endswith(".toml"):
         raise ValueError(f"{name}: there is no such preset: choose {', '.join(PRESETS)}, or give a .toml file")
     settings = read_toml(Path(name))
-    base = load(settings.pop("preset", "tiny"))
+    base = settings.pop("preset", "tiny")
+    if not isinstance(base, str):
+        raise ValueError(f'{name}: preset = {base!r:.40} must be a name, such as "tiny"')
+    try:
+        base = load(base)
+    except RecursionError:
+        raise ValueError(f"{name}: its preset leads back to itself: name one of {', '.join(PRESETS)}") from None
     return from_plain(Preset, settings, base)

@@ -100,7 +100,7 @@ def parse_json(text: bytes, where: str) -> Any:
     """Raises ValueError where it is damaged."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: damaged: {error}") from None
 
 

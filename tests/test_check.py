@@ -238,6 +238,16 @@ def test_the_gpu_of_a_node_is_known_by_its_name() -> None:
         assert (device.peak, device.memory, place.workers()) == (peak, 10 * GIB, 2)
     with pytest.raises(ValueError, match="--device: the peak of a Abacus is not known here"):
         Place([replace(here, num_gpus=1, gpu="Abacus")], on_ray=False).device(1, None, 0.3)
+    with pytest.raises(ValueError, match="--device: the peak of a NVIDIA L40 is not known here"):
+        Place([replace(here, num_gpus=1, gpu="NVIDIA L40")], on_ray=False).device(1, None, 0.3)
+
+
+def test_a_cluster_that_grows_has_the_gpus_that_it_can_start() -> None:
+    place = Place([replace(Node.here(), num_gpus=0, gpu="")], on_ray=True, grows_to=8)
+    assert (place.kind, place.there("GPU"), place.workers()) == ("GPU", 8, 8)
+    assert place.device(8, "l4", 0.3).peak == 121e12
+    with pytest.raises(ValueError, match="--device: no node with a GPU has started yet: name what they will have"):
+        place.device(8, None, 0.3)
 
 
 def replace_batch(preset: Preset, batch_size: int) -> Preset:

@@ -178,6 +178,22 @@ def test_a_missing_source(refused: Callable[..., str], tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_disk_refuses_is_one_line(refused: Callable[..., str], trained_autoregressor: Plan) -> None:
+    line = refused("sample", trained_autoregressor.folder, "--prompts", "typo.csv")
+    assert "No such file or directory" in line and "typo.csv" in line
+
+
+def test_numbers_and_names_that_lead_nowhere(
+    refused: Callable[..., str], trained_autoregressor: Plan, short_pictures: str, tmp_path: Path
+) -> None:
+    line = refused("preprocess", "debug", "--source", tmp_path, "--out", tmp_path / "out", "--shard-rows", -1)
+    assert line == "--shard-rows: -1 must be at least 1"
+    evaluate = ("evaluate", trained_autoregressor.folder, "--data", short_pictures)
+    for name in (str(tmp_path), "figures.json", "/"):
+        assert refused(*evaluate, "--report", name) == f"--report: {name} must be a file whose name ends in .html"
+    assert refused(*evaluate, "--splits", "train").startswith("--splits: train is not held out")
+
+
 def test_data_that_does_not_fit(
     refused: Callable[..., str], short_pictures: str, short_codes: str, tmp_path: Path
 ) -> None:

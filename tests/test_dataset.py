@@ -180,6 +180,17 @@ def test_a_shard_that_cannot_be_read_is_named(damage: Callable[[Path], Any], pic
     assert read_head(rows.folder, "train-00001.parquet") == Head(0, {})
 
 
+def test_a_shard_that_is_another_one_is_named(pictures: Path) -> None:
+    manifest = json.loads((pictures / MANIFEST).read_text())
+    manifest["shards"][0]["rows"] -= 1
+    (pictures / MANIFEST).write_text(json.dumps(manifest))
+    rows = Rows(pictures, "train")
+    with pytest.raises(ValueError, match=r"parquet: is not the shard that dataset.json tells of \(\d+ rows"):
+        rows.read(["pitch"])
+    with pytest.raises(ValueError, match=r"parquet: is not the shard .* \(no column 'wave'\)"):
+        rows.read_group(rows.groups[0], ["wave"])
+
+
 def test_a_flipped_bit_is_noticed(pictures: Path) -> None:
     """Wherever it is among the rows."""
     path = pictures / "train-00001.parquet"

@@ -95,6 +95,7 @@ def test_what_was_asked_for_is_known_again(notes: NewNotes) -> None:
         ("octave\n4\n", r"row 1: 'octave' is no column: choose pitch, velocity, family, source"),
         ("family\nkazoo\n", r"row 1: family: 'kazoo' is unknown to this model"),
         ("pitch\n", r"asks for no notes: a row for each"),
+        ("pitch,count\n60,-2\n", r"row 1: count is -2, must be 0 or more"),
     ],
 )
 def test_prompts_that_cannot_be_met(table: str, mistake: str, trained_autoregressor: Plan, tmp_path: Path) -> None:
@@ -102,3 +103,19 @@ def test_prompts_that_cannot_be_met(table: str, mistake: str, trained_autoregres
     read = partial(read_prompts, str(tmp_path / "prompts.csv"), trained_autoregressor.folder)
     with pytest.raises(ValueError, match=mistake):
         read({}, 1)
+
+
+def test_prompts_as_objects_a_line(trained_autoregressor: Plan, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"pitch": 60, "velocity": null}\n\n{"pitch": 61, "qualities": 5}\n')
+    with pytest.raises(ValueError, match=r"row 2: qualities is 5, must be words"):
+        read_prompts(str(tmp_path / "prompts.jsonl"), trained_autoregressor.folder, {}, 1)
+    (tmp_path / "prompts.jsonl").write_text('{"pitch": 60, "velocity": null}\n\n{"pitch": 61}\n')
+    asked = read_prompts(str(tmp_path / "prompts.jsonl"), trained_autoregressor.folder, {}, 1)
+    assert asked == [{"pitch": 60}, {"pitch": 61}]
+
+
+def test_a_folder_of_somebody_elses_notes_is_refused(notes: NewNotes, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LABELS).write_text("file,pitch,family\n")
+    with pytest.raises(ValueError, match="holds other notes, which mars sample did not make"):
+        make(notes, Folder.open(tmp_path / "out"), map, print)

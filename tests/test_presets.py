@@ -113,10 +113,19 @@ def test_a_toml_on_a_toml(tmp_path: Path) -> None:
         ('[tokenizer.tokenizer]\npatch = "5x5"', "tokenizer.patch: 5x5 does not divide"),
         ('preset = "tinny"', "tinny: there is no such preset"),
         ("steps", "no valid TOML"),
+        ("preset = 5", r"preset = 5 must be a name, such as \"tiny\""),
+        ('preset = ["tiny"]', "preset = .* must be a name"),
     ],
 )
 def test_what_is_wrong_in_a_toml_is_named(text: str, answer: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=answer):
+        load(str(path))
+
+
+def test_a_toml_that_leads_back_to_itself_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'preset = "{path}"')
+    with pytest.raises(ValueError, match="leads back to itself"):
         load(str(path))

@@ -1,5 +1,7 @@
 """Where a training is to run: nodes that were looked at, or GPUs that are only named."""
 
+import os
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ class Place:
 
     nodes: Sequence[Node]
     on_ray: bool
+    grows_to: int = 0
+    """GPUs, where a cluster starts nodes as they are asked for."""
 
     @property
     def kind(self) -> str:
@@ -26,7 +30,8 @@ class Place:
         return "GPU" if self.there("GPU") else "CPU"
 
     def there(self, kind: str) -> int:
-        return sum(node.num_gpus if kind == "GPU" else node.num_cpus for node in self.nodes)
+        there = sum(node.num_gpus if kind == "GPU" else node.num_cpus for node in self.nodes)
+        return max(there, self.grows_to) if kind == "GPU" else there
 
     def workers(self) -> int:
         """As training chooses them where nobody says."""
@@ -38,8 +43,11 @@ class Place:
             return gpu(named, utilisation)
         if self.kind == "CPU":
             return this_cpu(-(-workers // max(1, len(self.nodes))))
-        first = next(node for node in self.nodes if node.num_gpus)
-        known = next((name for name in reversed(GPU_WORDS) if all(word in first.gpu for word in GPU_WORDS[name])), None)
+        first = next((node for node in self.nodes if node.num_gpus), None)
+        if first is None:
+            raise ValueError("--device: no node with a GPU has started yet: name what they will have, such as l4")
+        words = set(re.split(r"[\W_]+", first.gpu))
+        known = next((name for name in reversed(GPU_WORDS) if set(GPU_WORDS[name]) <= words), None)
         if known is None:
             raise ValueError(
                 f"--device: the peak of a {first.gpu} is not known here: name the GPU that is nearest to it"
@@ -76,8 +84,9 @@ def place_of(address: str | None, named: str | None) -> Place:
     """
     if address:
         from mars_dist.distributed.preflight import nodes
+        from mars_dist.distributed.scaling import GROWS_TO
 
-        return Place(nodes(address), on_ray=True)
+        return Place(nodes(address), on_ray=True, grows_to=int(os.environ.get(GROWS_TO, 0)))
     return Place([] if named else [Node.here()], on_ray=False)
 
 

@@ -50,6 +50,8 @@ def preprocess(arguments: Sequence[str]) -> None:
     preset, rest = preset_first(arguments, "preprocess")
     default = Preprocess(tyro.MISSING, tyro.MISSING, preset.tokenizer.spectrogram)
     command = parse(Preprocess, rest, "preprocess PRESET", default)
+    if command.shard_rows < 1:
+        raise ValueError(f"--shard-rows: {command.shard_rows} must be at least 1")
     from mars_dist.distributed.data import preprocess as run
 
     run(str(address(command.source)), str(address(command.out)), command.spectrogram, command.shard_rows, say)

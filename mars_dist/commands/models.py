@@ -63,13 +63,13 @@ def sample(arguments: Sequence[str]) -> None:
     from mars_dist.serialize import write_json
 
     keep_freed_memory()
+    out = local(command.out)
+    make_folder(out)
     mars = Mars.from_pretrained(model, own_device())
     waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
     parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
     name = "-".join(str(part) for part in parts if part is not None).replace("/", "-") or "note"
-    out = local(command.out)
-    make_folder(out)
     paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]
     for path, wave_T in zip(paths, waves, strict=True):
         write_wav(path, wave_T, mars.spectrogram.sample_rate)
@@ -118,6 +118,8 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     report = address(command.report) if command.report else None
     out, file = Folder.of(report) if report else (Folder.open(folders[0]), "report.html")
+    if not file.endswith(".html"):
+        raise ValueError(f"--report: {command.report} must be a file whose name ends in .html")
     out.require_writable("--report")
     judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
     data = str(address(command.data))

@@ -23,10 +23,17 @@ class SpectrogramConfig:
     def __post_init__(self) -> None:
         if self.n_fft < 16 or self.n_fft % 2:
             raise ValueError(f"spectrogram.n_fft: {self.n_fft} must be even and at least 16")
-        if not 0 < self.hop <= self.n_fft:
+        if not 0 < self.hop < self.n_fft:
             raise ValueError(
-                f"spectrogram.hop: {self.hop} must lie between 1 and n_fft = {self.n_fft}, or frames leave gaps"
+                f"spectrogram.hop: {self.hop} must lie between 1 and {self.n_fft - 1}: n_fft or more leaves gaps"
             )
+        if self.num_samples <= self.n_fft // 2:
+            raise ValueError(
+                f"spectrogram.num_samples: {self.num_samples} must be more than half of n_fft = {self.n_fft}, by which "
+                "a note is mirrored at its ends"
+            )
+        if self.sample_rate < 1:
+            raise ValueError(f"spectrogram.sample_rate: {self.sample_rate} must be above 0")
         if self.num_samples % self.hop:
             raise ValueError(
                 f"spectrogram.hop: {self.hop} does not divide num_samples = {self.num_samples}: choose a hop that does"

@@ -81,12 +81,16 @@ class Task:
 
 
 def splits_of(data: str, asked: Asked) -> Mapping[str, int]:
-    """How many notes of which splits. Raises ValueError where there is no such split."""
+    """How many notes of which splits. Raises ValueError where there is no such split, or it is not held out."""
     if isinstance(asked, int):
         found = DatasetInfo.load(Folder.open(data)).counts
         asked = {split: asked for split in HELD_OUT if split == "valid" or found.get(split)}
     for split in asked:
         Rows(data, split)
+        if split not in HELD_OUT:
+            raise ValueError(
+                f"--splits: {split} is not held out, its sound is not kept: choose {' or '.join(HELD_OUT)}"
+            )
     return asked
 
 

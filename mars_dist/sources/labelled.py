@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from errno import ENAMETOOLONG, ENOTDIR
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -53,7 +54,7 @@ def read_labelled(folder: Folder, table: str) -> Source:
         names.add(note.note_str)
         place = str(path.parent)
         if place not in sizes:
-            sizes[place] = (folder.sub(place) if place != "." else folder).sizes()
+            sizes[place] = sizes_in(folder.sub(place) if place != "." else folder)
         found[split].append(Entry(note, str(path), sizes[place].get(path.name)))
     splits = {
         name: Split(name, folder, tuple(sorted(entries, key=lambda entry: entry.note.note_str)), strict=False)
@@ -61,6 +62,16 @@ def read_labelled(folder: Folder, table: str) -> Source:
         if entries
     }
     return Source(splits, tuple(rejected))
+
+
+def sizes_in(folder: Folder) -> dict[str, int]:
+    """Of no files where there can be no such folder: its notes are missing. Raises OSError where it cannot be read."""
+    try:
+        return folder.sizes()
+    except OSError as error:
+        if error.errno not in (ENOTDIR, ENAMETOOLONG):
+            raise
+        return {}
 
 
 def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> Iterator[dict[str, Any]]:
@@ -72,10 +83,10 @@ def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> It
             require_columns(reader.fieldnames or [], required, name)
             yield from ({key: value for key, value in row.items() if key and value} for row in reader)
         else:
-            for line in text.splitlines():
+            for line in filter(str.strip, text.splitlines()):
                 if not isinstance(row := json.loads(line), dict):
                     raise ValueError(f"{name}: holds {line!r:.40}, must be an object a line")
-                yield row
+                yield {key: value for key, value in row.items() if value is not None}
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise ValueError(f"{name}: no table of labels ({error})") from error
 

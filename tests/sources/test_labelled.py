@@ -66,6 +66,18 @@ def test_numbers_may_be_numbers(tmp_path: Path) -> None:
     assert reasons(read_source(write(tmp_path, plain, "jsonl"))) == []
 
 
+def test_files_in_folders_that_cannot_be_are_missing(tmp_path: Path) -> None:
+    write(tmp_path, ROWS[:2])
+    within = {"file": "piano/high.flac/x.wav", "pitch": "60", "family": "keyboard"}
+    table = "".join(f"{json.dumps(row)}\n\n" for row in (*ROWS[:2], within, within | {"file": f"{'x' * 300}/y.wav"}))
+    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "labels.jsonl").write_text(table.replace('"pitch": "36"', '"pitch": "36", "velocity": null'))
+    entries = [entry for split in read_source(tmp_path).splits.values() for entry in split.entries]
+    assert [entry.size is None for entry in sorted(entries, key=lambda entry: entry.note.note)] == [
+        False, False, True, True
+    ]  # fmt: skip
+
+
 def test_without_a_split_a_tenth_of_the_pairs_is_valid(tmp_path: Path) -> None:
     rows = [
         {"file": f"{bass}-{pitch}-{take}.wav", "pitch": pitch, "family": "bass", "instrument": f"bass {bass}"}
