@@ -34,7 +34,7 @@ def tone(fundamental: int, overtones: int, decay: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "settings", [SETTINGS, SpectrogramConfig(), SpectrogramConfig(num_samples=2000, n_fft=50, hop=50, cmx=Size(5, 4))]
+    "settings", [SETTINGS, SpectrogramConfig(), SpectrogramConfig(num_samples=2000, n_fft=50, hop=25, cmx=Size(5, 4))]
 )
 def test_shapes(settings: SpectrogramConfig) -> None:
     classifier = Classifier(ClassifierConfig(features=24), settings)

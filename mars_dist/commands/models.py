@@ -64,12 +64,12 @@ def sample(arguments: Sequence[str]) -> None:
 
     keep_freed_memory()
     out = local(command.out)
-    make_folder(out)
     mars = Mars.from_pretrained(model, own_device())
     waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
     parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
     name = "-".join(str(part) for part in parts if part is not None).replace("/", "-") or "note"
+    make_folder(out)
     paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]
     for path, wave_T in zip(paths, waves, strict=True):
         write_wav(path, wave_T, mars.spectrogram.sample_rate)
