@@ -36,7 +36,7 @@ COMMANDS = """
 
     mars check base --workers 8 --device h100 --price 4
     mars preprocess base --source nsynth/ --out s3://bucket/pictures
-    mars check base --workers 8 --data s3://bucket/pictures --out /shared/run    # there: its GPUs and folders
+    mars check base --workers 8 --data s3://bucket/pictures --out /shared/run    # on the cluster
     mars train-tokenizer base --data s3://bucket/pictures --out /shared/run/tokenizer --workers 8
     mars encode --tokenizer /shared/run/tokenizer --data s3://bucket/pictures --out s3://bucket/codes
     mars train-ar base --tokenizer /shared/run/tokenizer --data s3://bucket/codes --out /shared/run/ar --workers 8

@@ -1,6 +1,5 @@
 """Where a training is to run: nodes that were looked at, or GPUs that are only named."""
 
-import os
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -84,9 +83,9 @@ def place_of(address: str | None, named: str | None) -> Place:
     """
     if address:
         from mars_dist.distributed.preflight import nodes
-        from mars_dist.distributed.scaling import GROWS_TO
+        from mars_dist.distributed.scaling import most_gpus
 
-        return Place(nodes(address), on_ray=True, grows_to=int(os.environ.get(GROWS_TO, 0)))
+        return Place(nodes(address), on_ray=True, grows_to=most_gpus())
     return Place([] if named else [Node.here()], on_ray=False)
 
 

@@ -93,7 +93,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         embeddings: tuple[str, ...] = ()
         """For FAD and KID: musicnn (make embeddings installs it), vggish:WEIGHTS."""
         report: str | None = None
-        """Where to write the page, local or s3://; its figures lie beside it. Default: report.html in the first
+        """The page to write, an .html, local or s3://; its figures lie beside it. Default: report.html in the first
         model's folder."""
         splits: tuple[str, ...] | None = None
         """Those that are measured. Default: valid, and test where there is one."""

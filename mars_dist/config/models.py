@@ -87,7 +87,8 @@ class TokenizerConfig:
         return Size(h // self.patch.h, w // self.patch.w)
 
     def require_latents_to_fit(self, spectrogram: SpectrogramConfig) -> None:
-        """Raises ValueError where aligned latents are finer than the patches, and not as many for each patch."""
+        """Raises ValueError where the patch does not divide the picture, and where aligned latents are finer than the
+        patches and not as many for each of them."""
         patches, latents = self.patch_grid(spectrogram), self.schedule.latent_grid
         uneven = any(fine > coarse and fine % coarse for fine, coarse in zip(latents, patches, strict=True))
         if self.latents == "aligned" and uneven:

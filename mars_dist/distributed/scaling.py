@@ -23,7 +23,7 @@ def gather(workers: int | None, say: Say) -> None:
     Raises ValueError where it cannot grow so far, TrainingFailed where nodes do not come.
     """
     connect()
-    most = int(os.environ.get(GROWS_TO, 0))
+    most = most_gpus()
     if not most or num_gpus() >= (workers or 1):
         return
     if workers is None:
@@ -55,6 +55,11 @@ def wait_for(workers: int, say: Say) -> None:
             say(f"waiting for nodes: {there} of {workers} GPUs are there")
             said = monotonic()
         sleep(1)
+
+
+def most_gpus() -> int:
+    """To which the cluster of this job grows; 0 where it does not."""
+    return int(os.environ.get(GROWS_TO, 0))
 
 
 def num_gpus() -> int:
