@@ -26,6 +26,7 @@ from mars_dist import codes, pictures
 from mars_dist.check.device import Cpu, this_cpu
 from mars_dist.check.estimate import Estimate, estimates
 from mars_dist.dataset import DatasetInfo
+from mars_dist.memory import preloaded
 from mars_dist.model import save_tokenizer
 from mars_dist.presets import PRESETS, Preset
 from mars_dist.quickstart import cpu
@@ -116,7 +117,7 @@ def measure(plan: Plan, workers: int, file: Path) -> dict[str, float]:
     """Of the slowest and of the largest worker."""
     write_json(file, plan.to_plain())
     words = [sys.executable, __file__, "--work", str(file), "--workers", str(workers)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | preloaded() | {"OMP_NUM_THREADS": "1"}
     started = [subprocess.Popen([*words, "--rank", str(rank)], env=environment) for rank in range(workers)]
     assert not any([process.wait() for process in started])
     found = [json.loads(Path(f"{file}.{rank}").read_text()) for rank in range(workers)]

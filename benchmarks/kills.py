@@ -24,7 +24,7 @@ from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder
 
-MARS = "from mars_dist.cli import main; main()"
+MARS = "from mars_dist.__main__ import main; main()"
 KILLS_A_ROUND = 8
 SHARDS = ("--shard-rows", 32)
 """Many, so that most kills come between two of them or in the midst of one."""

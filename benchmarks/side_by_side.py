@@ -15,11 +15,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import linear_regression, median
 from time import perf_counter
+from unittest.mock import patch
 
 import torch
 from data_memory import most_ever
 
-from mars_dist.memory import TUNABLES
+from mars_dist.memory import preloaded
 from mars_dist.quickstart import cpu
 
 Call = Callable[[], object]
@@ -52,16 +53,17 @@ def take_turns(
 ) -> dict[str, Times]:
     """What each call takes. `set_ups` are made in the contestants' processes, and warmed up by two calls.
 
-    Those of `as_found` begin as a user's process does; the others as our workers on Ray, with GLIBC_TUNABLES.
+    Those of `as_found` begin as a user's process does, with the system's allocator; the others with ours.
     """
     context = get_context("spawn")
     ends, found = dict[str, Connection](), {name: Times() for name in set_ups}
     processes = []
+    ours = preloaded()
     for name, set_up in set_ups.items():
-        os.environ["GLIBC_TUNABLES"] = "" if name in as_found else TUNABLES
-        ends[name], theirs = context.Pipe()
-        processes.append(context.Process(target=contestant, args=(set_up, theirs, threads), daemon=True))
-        processes[-1].start()
+        with patch.dict(os.environ, dict.fromkeys(ours, "") if name in as_found else ours):
+            ends[name], theirs = context.Pipe()
+            processes.append(context.Process(target=contestant, args=(set_up, theirs, threads), daemon=True))
+            processes[-1].start()
         theirs.close()
         ends[name].recv()  # one is ready before the next one begins
     for _ in range(rounds):

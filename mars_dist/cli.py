@@ -31,7 +31,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script, and what each of jobs/ runs. A user's mistake is one line and exit code 2."""
+    """What the console script runs, and each of jobs/. A user's mistake is one line and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

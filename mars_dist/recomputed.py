@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 Made = TypeVar("Made")
@@ -54,9 +55,10 @@ class LinearOfRecomputed(torch.autograd.Function):
     def backward(ctx: Any, d_y_BLD: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
         inputs, x_BLD = made_again(ctx.make, kept)
-        d_y_TD = d_y_BLD.flatten(0, -2)
-        d_weight, d_bias = d_y_TD.T @ x_BLD.detach().flatten(0, -2), d_y_TD.sum(0)
-        return None, d_weight, d_bias, *torch.autograd.grad(x_BLD, inputs, d_y_BLD @ weight)
+        edge, x_TD, d_y_TD = get_gradient_edge(x_BLD), x_BLD.detach().flatten(0, -2), d_y_BLD.flatten(0, -2)
+        d_weight, d_bias = d_y_TD.T @ x_TD, d_y_TD.sum(0)
+        del x_BLD, x_TD  # its gradient takes as much memory
+        return None, d_weight, d_bias, *torch.autograd.grad(edge, inputs, d_y_BLD @ weight)
 
 
 def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Commands as a user types them, without a cluster: help, and one line for each mistake."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,34 @@ def test_the_console_script_is_installed() -> None:
     script = Path(sys.executable).with_name("mars")
     text = subprocess.run([script], capture_output=True, text=True, check=True).stdout
     assert text.startswith("usage: mars COMMAND")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Ray has its jemalloc for Linux")
+@pytest.mark.parametrize(("preloaded", "expected"), [({}, "True"), ({"LD_PRELOAD": ""}, "False")])
+def test_the_console_script_begins_anew_with_our_allocator(preloaded: dict[str, str], expected: str) -> None:
+    """The same process with the same words, once; but not where its user has chosen an allocator."""
+    code = (
+        "import os, sys; from mars_dist import __main__, cli\n"
+        "maps = open('/proc/self/maps').read()\n"
+        "cli.main = lambda: print('libjemalloc.so' in maps, os.getpid(), *sys.argv)\n"
+        "__main__.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | preloaded
+    words = [sys.executable, "-c", code, "sample", "a model"]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    text, _ = process.communicate()
+    assert text == f"{expected} {process.pid} -c sample a model\n"
+
+
+@pytest.mark.parametrize("ends", ["None", "sys.exit(2)"])
+def test_at_the_end_nothing_is_looked_through_for_garbage(ends: str) -> None:
+    code = (
+        "import atexit, gc, sys; from mars_dist import __main__, cli\n"
+        f"cli.main = lambda: {ends}\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10 * gc.get_count()[0]))\n"
+        "__main__.main()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

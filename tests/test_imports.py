@@ -20,7 +20,18 @@ LIGHT = ("__init__", "config", "scales", "serialize", "presets")
 def layer(module: str) -> str:
     """cli (all that a command is made of), distributed, training (and what plans it), or core for all the rest."""
     part = module.split(".")[1] if "." in module else ""
-    if part in ("check", "cli", "commands", "launch", "page", "pipeline", "preset_table", "quickstart", "submission"):
+    if part in (
+        "__main__",
+        "check",
+        "cli",
+        "commands",
+        "launch",
+        "page",
+        "pipeline",
+        "preset_table",
+        "quickstart",
+        "submission",
+    ):
         return "cli"
     if part in ("costs", "sweeps"):
         return "training"

@@ -4,13 +4,14 @@ import logging
 import os
 from typing import Any
 
-from mars_dist.memory import TUNABLES
+from mars_dist.memory import MALLOC_CONF
 
 # Read by Ray when it is imported, or by its workers when they start.
 for name, value in {
-    "GLIBC_TUNABLES": TUNABLES,
+    "MALLOC_CONF": MALLOC_CONF,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or each start warns of a change to come
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_LD_PRELOAD_ON_WORKERS": "1",  # the jemalloc that Ray brings, and gives to its own processes alone
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # seconds until an end or a loss is noticed, 2 by default
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # or ray.init waits for ever for a first worker that was killed

@@ -21,7 +21,7 @@ from mars_dist import autoregressor
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.costs import teacher_forcing
 from mars_dist.layers import KeyValueCache
-from mars_dist.memory import TUNABLES
+from mars_dist.memory import MALLOC_CONF
 from mars_dist.presets import BASE
 from mars_dist.sampling import keep_likely
 
@@ -98,14 +98,14 @@ def test_sampling_ends_in_sound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tell_allocator(file: Path) -> Call:
-    file.write_text(os.environ["GLIBC_TUNABLES"])
+    file.write_text(f"{'libjemalloc.so' in Path('/proc/self/maps').read_text()} {os.environ['MALLOC_CONF']}")
     return lambda: None
 
 
 def test_only_ours_begins_with_our_allocator(tmp_path: Path) -> None:
     set_ups = {name: partial(tell_allocator, tmp_path / name) for name in ("ours", "plain VAR")}
     take_turns(set_ups, rounds=1, threads=1, as_found=["plain VAR"])
-    assert [(tmp_path / name).read_text() for name in set_ups] == [TUNABLES, ""]
+    assert [(tmp_path / name).read_text() for name in set_ups] == [f"True {MALLOC_CONF}", "False "]
 
 
 def test_what_is_done_faster_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

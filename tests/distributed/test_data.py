@@ -23,7 +23,7 @@ from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.distributed.data import encode, preprocess
 from mars_dist.lease import LEASE, sole_writer
-from mars_dist.memory import TUNABLES
+from mars_dist.memory import MALLOC_CONF
 from mars_dist.pictures import estimate_bytes
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder, LocalFolder
@@ -37,8 +37,10 @@ class Lines(list[str]):
         self.append(line)
 
 
-def test_workers_merge_what_they_free() -> None:
-    assert list(over_cluster(os.environ.get, ["GLIBC_TUNABLES"])) == [TUNABLES]
+def test_workers_have_our_allocator() -> None:
+    assert list(over_cluster(os.environ.get, ["MALLOC_CONF"])) == [MALLOC_CONF]
+    [libraries] = over_cluster(Path.read_text, [Path("/proc/self/maps")])
+    assert "libjemalloc.so" in libraries
 
 
 def contents(folder: Path) -> dict[str, bytes]:
