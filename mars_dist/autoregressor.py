@@ -225,7 +225,7 @@ class ConditionedBlock(nn.Module):
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]
         seen_BLD = Recomputed(modulated_norm, (x_BLD, scale_a, shift_a))
         x_BLD = x_BLD + self.attention(seen_BLD, sight, cache, angles_Le, gate_a)
-        return x_BLD + gate_m * self.mlp(Recomputed(modulated_norm, (x_BLD, scale_m, shift_m)))
+        return torch.addcmul(x_BLD, gate_m, self.mlp(Recomputed(modulated_norm, (x_BLD, scale_m, shift_m))))
 
 
 def modulation(width: int, num: int) -> nn.Sequential:

@@ -35,7 +35,7 @@ class Recomputed(Generic[Made]):
 
 
 def linear(x_BLD: Recomputed[Tensor], layer: nn.Linear) -> Tensor:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.linear(x_BLD.made, layer.weight, layer.bias)
     y_BLD: Tensor = LinearOfRecomputed.apply(x_BLD.make, layer.weight, layer.bias, *x_BLD.inputs)
     return y_BLD
@@ -63,7 +63,7 @@ class LinearOfRecomputed(torch.autograd.Function):
 
 def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:
     """(B, L, H) -> (B, L, D): what the layer makes of x, times each sample's gate."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.linear(x_BLH, layer.weight, layer.bias) * gate_B1D
     y_BLD: Tensor = GatedLinear.apply(x_BLH, layer.weight, layer.bias, gate_B1D)
     return y_BLD
@@ -105,4 +105,4 @@ def norm(x_BLD: Tensor, weight_D: Tensor, bias_D: Tensor) -> Tensor:
 
 def modulated_norm(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
     """AdaLN: a norm whose result is scaled and shifted for each sample."""
-    return F.layer_norm(x_BLD, x_BLD.shape[-1:]) * (1 + scale_B1D) + shift_B1D
+    return torch.addcmul(shift_B1D, F.layer_norm(x_BLD, x_BLD.shape[-1:]), 1 + scale_B1D)
