@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.config import AutoregressorConfig, OptimConfig, TokenizerConfig, TrainConfig
 from mars_dist.dryrun import count_flops
-from mars_dist.memory import keep_freed_memory
 from mars_dist.precision import cpu_multiplies_bf16
 from mars_dist.scales import Size
 from mars_dist.training import sharding
@@ -66,7 +65,6 @@ def plain_step(dtype: torch.dtype) -> Call:
 
 
 def our_step(precision: str, shapes: PlainConfig = PLAIN, batch: int = BATCH) -> Call:
-    keep_freed_memory()
     run = LocalRun(".")  # type: ignore[arg-type]
     config, tokenizer = ours_of(shapes)
     model = Autoregressor(config, tokenizer, {"class": shapes.num_classes})

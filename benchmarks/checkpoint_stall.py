@@ -8,7 +8,6 @@ does not depend on the batch. While one is sent the next steps go on, as in any 
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -31,7 +30,7 @@ def stalls(words: Sequence[object], run: Path) -> tuple[list[float], int]:
     settings = {"steps": STEPS, "checkpoint-every": EVERY, "batch-size": BATCH, "validate-every": 10 * STEPS}
     options = [word for name, value in settings.items() for word in (f"--train.{name}", value)]
     command = [*words, "--out", run, "--workers", WORKERS, "--train.validation-rows", BATCH, *options]
-    subprocess.run([sys.executable, "-c", MARS, *map(str, command)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*MARS, *map(str, command)], check=True, stderr=subprocess.DEVNULL)
     newest = max((run / "training").glob("step_*"))
     size = sum(file.stat().st_size for file in newest.iterdir())
     return [line["stall_seconds"] for line in read_metrics(run, "checkpoint")], size

@@ -22,7 +22,6 @@ from mars_dist.attention import Heads
 from mars_dist.autoregressor import Autoregressor, Begun, Conditions
 from mars_dist.cross_entropy import nats_of
 from mars_dist.layers import KeyValueCache
-from mars_dist.memory import keep_freed_memory
 from mars_dist.presets import TINY
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.tokenizer import Tokenizer
@@ -36,7 +35,6 @@ HARDLY_GUIDED = replace(SAMPLING, guidance=1e-6)
 
 
 def model_of(kind: type[Autoregressor] = Autoregressor) -> Autoregressor:
-    keep_freed_memory()
     return kind(*ours_of(PLAIN), {"class": PLAIN.num_classes})
 
 
@@ -64,7 +62,6 @@ def average_one_by_one() -> Call:
 
 def cross_entropy(nats: Callable[[Tensor, nn.Linear, Tensor], Tensor]) -> Call:
     """Of a step's tokens, forward and backward."""
-    keep_freed_memory()
     head, x_TD = nn.Linear(PLAIN.width, PLAIN.codebook_size), torch.randn(BATCH * PLAIN.num_tokens, PLAIN.width)
     codes_TP = torch.randint(PLAIN.codebook_size, (len(x_TD), 1))
     return lambda: nats(x_TD.requires_grad_(), head, codes_TP).mean().backward()

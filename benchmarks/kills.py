@@ -24,7 +24,7 @@ from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder
 
-MARS = "from mars_dist.__main__ import main; main()"
+MARS = (sys.executable, "-m", "mars_dist")
 KILLS_A_ROUND = 8
 SHARDS = ("--shard-rows", 32)
 """Many, so that most kills come between two of them or in the midst of one."""
@@ -51,7 +51,7 @@ class Tally:
 def start(words: Sequence[object]) -> subprocess.Popen[bytes]:
     """The command, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", MARS, *map(str, words)],
+        [*MARS, *map(str, words)],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -8,6 +8,7 @@ thread, beside what bounds them: the least that must be done to the same bytes.
 """
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter, time
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,7 @@ from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import shard_bytes
 from mars_dist.distributed.cluster import over_cluster
-from mars_dist.memory import keep_freed_memory
+from mars_dist.memory import keep_freed_memory, preloaded
 from mars_dist.pictures import NOTES_AT_ONCE, Job, Made, make_shard, plan, read_pictures
 from mars_dist.presets import TINY
 from mars_dist.sources.read import read_source
@@ -46,8 +48,9 @@ Way = Callable[[Callable[[Job], Span], list[Job]], Iterable[Span]]
 
 
 def plain(work: Callable[[Job], Span], jobs: list[Job]) -> Iterator[Span]:
-    """Processes without Ray."""
-    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), initializer=one_thread) as pool:
+    """Processes without Ray, with the allocator that its workers have."""
+    context = get_context("spawn")
+    with patch.dict(os.environ, preloaded()), ProcessPoolExecutor(PROCESSES, context, one_thread) as pool:
         for task in as_completed([pool.submit(work, job) for job in jobs]):
             yield task.result()
 

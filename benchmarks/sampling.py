@@ -16,7 +16,6 @@ from side_by_side import Call, Table, Times, options, product, product_rate, tak
 from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor
-from mars_dist.memory import keep_freed_memory
 from mars_dist.precision import in_bf16
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.sampling import SamplingConfig, sample_codes
@@ -59,7 +58,6 @@ def plain_draw(logits_BkV: Tensor) -> Tensor:
 
 
 def our_sampling(batch: int, dtype: torch.dtype) -> Call:
-    keep_freed_memory()
     model = Autoregressor(*ours_of(PLAIN), {"class": PLAIN.num_classes}).eval().requires_grad_(False)
     if dtype == torch.bfloat16:
         model = in_bf16(model)

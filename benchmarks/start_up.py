@@ -32,12 +32,12 @@ def main() -> None:
     commands: dict[str, list[object]] = {
         "python alone": [*python, "pass"],
         "import torch": [*python, "import torch"],
-        "mars --help": [*python, MARS, "--help"],
+        "mars --help": [*MARS, "--help"],
         "mars train-tokenizer, one step": [
-            *[*python, MARS, "train-tokenizer", "debug", "--data", home / "debug" / "pictures"],
+            *[*MARS, "train-tokenizer", "debug", "--data", home / "debug" / "pictures"],
             *["--codebook.start-step", 0, *one_step],
         ],
-        "mars train-ar, one step": [*python, MARS, "train-ar", "debug", *codes, *one_step],
+        "mars train-ar, one step": [*MARS, "train-ar", "debug", *codes, *one_step],
     }
     found = {name: Times() for name in commands}
     for number in range(given.rounds + 1):

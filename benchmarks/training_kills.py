@@ -83,7 +83,7 @@ class Watched:
     """A training whose lines, workers and steps are seen as they come."""
 
     def __init__(self, words: Sequence[object], folder: Path) -> None:
-        command = [sys.executable, "-c", MARS, *map(str, words), "--out", str(folder)]
+        command = [*MARS, *map(str, words), "--out", str(folder)]
         self.process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
         self.journal = folder / METRICS
         self.lines: list[tuple[float, str]] = []

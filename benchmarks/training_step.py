@@ -14,7 +14,6 @@ from check import prepare
 from side_by_side import MIB, Call, Table, options, product, product_rate, take_turns, tell
 
 from mars_dist.costs import autoregressor_cost, tokenizer_cost
-from mars_dist.memory import keep_freed_memory
 from mars_dist.presets import PRESETS
 from mars_dist.training import sharding
 from mars_dist.training.loop import update
@@ -48,7 +47,6 @@ def plan_of(home: Path, preset: str, stage: str, batch: int, precision: str) -> 
 
 def step_of(plan: Plan) -> Call:
     """All that a step is but reading its batch."""
-    keep_freed_memory()
     run = LocalRun(Path(plan.folder))
     stage = plan.stage(run)
     model = sharding.shard(stage.model, stage.train, run.device)

@@ -7,7 +7,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -38,7 +37,7 @@ def metrics_of(home: Path, preset: str, stage: str, batch: int) -> list[dict[str
         "validation-rows": 8,
     }
     words += [word for name, value in train.items() for word in (f"--train.{name}", value)]
-    command = [sys.executable, "-c", MARS, *words, "--workers", 0, "--out", run]
+    command = [*MARS, *words, "--workers", 0, "--out", run]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return read_metrics(run, "train")[STEPS // 4 :]
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from mars_dist.recomputed import Recomputed, made_again
+from mars_dist.recomputed import Recomputed, is_plain, made_again
 from mars_dist.scales import ScaleSchedule
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -55,11 +55,10 @@ def attend(heads: Recomputed[Heads], sight: Sight = ALL) -> Tensor:
     Compiled on a GPU by FlexAttention (arXiv 2412.05496), which is worth nothing uncompiled. Where a CPU trains, by
     plain products: there the backward of scaled_dot_product_attention takes four times as long in bf16.
     """
-    compiled = torch.compiler.is_compiling()
     with torch.autocast("cpu", enabled=False):
-        if compiled and sight.block_mask is not None:
+        if torch.compiler.is_compiling() and sight.block_mask is not None:
             return attend_by_blocks(heads.made, sight.block_mask)
-        if compiled or heads.inputs[0].is_cuda or not torch.is_grad_enabled():
+        if is_plain() or heads.inputs[0].is_cuda:
             return F.scaled_dot_product_attention(*heads.made, attn_mask=sight.mask_LL, scale=1.0)
         found_BNLE: Tensor = AttendByGroups.apply(sight, heads.make, *heads.inputs)
         return found_BNLE

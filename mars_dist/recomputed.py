@@ -34,8 +34,13 @@ class Recomputed(Generic[Made]):
         return self.make(*self.inputs)
 
 
+def is_plain() -> bool:
+    """Whether operations stay as they are: nothing is learned, or torch.compile chooses what is kept."""
+    return torch.compiler.is_compiling() or not torch.is_grad_enabled()
+
+
 def linear(x_BLD: Recomputed[Tensor], layer: nn.Linear) -> Tensor:
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_plain():
         return F.linear(x_BLD.made, layer.weight, layer.bias)
     y_BLD: Tensor = LinearOfRecomputed.apply(x_BLD.make, layer.weight, layer.bias, *x_BLD.inputs)
     return y_BLD
@@ -63,7 +68,7 @@ class LinearOfRecomputed(torch.autograd.Function):
 
 def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:
     """(B, L, H) -> (B, L, D): what the layer makes of x, times each sample's gate."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_plain():
         return F.linear(x_BLH, layer.weight, layer.bias) * gate_B1D
     y_BLD: Tensor = GatedLinear.apply(x_BLH, layer.weight, layer.bias, gate_B1D)
     return y_BLD
