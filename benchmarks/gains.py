@@ -23,6 +23,7 @@ from mars_dist.autoregressor import Autoregressor, Begun, Conditions
 from mars_dist.cross_entropy import nats_of
 from mars_dist.layers import KeyValueCache
 from mars_dist.presets import TINY
+from mars_dist.products import packed
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training.optim import MovingAverage
@@ -72,12 +73,20 @@ def nats_by_torch(x_TD: Tensor, head: nn.Linear, codes_TP: Tensor) -> Tensor:
 
 
 def sampling(
-    settings: SamplingConfig, kind: type[Autoregressor] = Autoregressor, cache: type[KeyValueCache] = KeyValueCache
+    settings: SamplingConfig,
+    kind: type[Autoregressor] = Autoregressor,
+    cache: type[KeyValueCache] = KeyValueCache,
+    prepare: Callable[[Autoregressor], Autoregressor] = packed,
 ) -> Call:
     """One note."""
     autoregressor.KeyValueCache = cache  # type: ignore[attr-defined]  # in this contestant's process alone
-    model, quantizer = model_of(kind).eval().requires_grad_(False), quantizer_of(PLAIN)
+    model, quantizer = prepare(model_of(kind).eval().requires_grad_(False)), quantizer_of(PLAIN)
     return lambda: sample_codes(model, quantizer, {"class": torch.arange(1)}, [0], settings)
+
+
+def plain(model: Autoregressor) -> Autoregressor:
+    """Its weights are laid out anew for each product."""
+    return model
 
 
 class Forgetful(Autoregressor):
@@ -105,7 +114,7 @@ class GrowingCache(KeyValueCache):
 
 def encoding(at_once: int) -> Call:
     """`tiny`'s codes of as many notes either way."""
-    model = Tokenizer(TINY.tokenizer.tokenizer, TINY.tokenizer.spectrogram).eval().requires_grad_(False)
+    model = packed(Tokenizer(TINY.tokenizer.tokenizer, TINY.tokenizer.spectrogram).eval().requires_grad_(False))
     x_BCHW = torch.randn(NOTES, *TINY.tokenizer.spectrogram.picture_shape)
     return lambda: torch.cat([model.encode(few_BCHW) for few_BCHW in x_BCHW.split(at_once)])
 
@@ -121,6 +130,7 @@ GAINS: dict[str, tuple[Callable[[], Call], Callable[[], Call]]] = {
     ),
     "sampling a note: conditions once / at every scale": (SAMPLED, partial(SAMPLED, kind=Forgetful)),
     "sampling: cache taken once / torch.cat at every scale": (SAMPLED, partial(SAMPLED, cache=GrowingCache)),
+    "sampling: weights laid out once / for each product": (SAMPLED, partial(SAMPLED, prepare=plain)),
     "sampling without guidance: no unconditional half / computed": (
         partial(sampling, UNGUIDED),
         partial(sampling, HARDLY_GUIDED),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.precision import in_bf16
+from mars_dist.products import packed
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.sampling import SamplingConfig, sample_codes
 
@@ -59,8 +60,7 @@ def plain_draw(logits_BkV: Tensor) -> Tensor:
 
 def our_sampling(batch: int, dtype: torch.dtype) -> Call:
     model = Autoregressor(*ours_of(PLAIN), {"class": PLAIN.num_classes}).eval().requires_grad_(False)
-    if dtype == torch.bfloat16:
-        model = in_bf16(model)
+    model = packed(in_bf16(model) if dtype == torch.bfloat16 else model)
     quantizer, conditions, ids = quantizer_of(PLAIN), {"class": torch.arange(batch)}, list(range(batch))
 
     def sample() -> None:

@@ -13,6 +13,7 @@ from mars_dist.config import SpectrogramConfig, TokenizerConfig
 from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
 from mars_dist.devices import own_device
 from mars_dist.model import load_tokenizer, model_fingerprint
+from mars_dist.products import packed
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 
@@ -81,4 +82,4 @@ def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
 def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     """Loaded once a process, with the settings of the pictures that it takes."""
     tokenizer, run = load_tokenizer(folder)
-    return tokenizer.to(own_device()), run.spectrogram
+    return packed(tokenizer.to(own_device())), run.spectrogram

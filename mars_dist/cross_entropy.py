@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mars_dist.products import product
+
 
 def nats_of(x_TD: Tensor, head: nn.Linear, codes_TP: Tensor) -> Tensor:
     """(T, P): the cross-entropy of each code under the logits head(x_TD), those of a token's codes side by side."""
@@ -27,7 +29,7 @@ class NatsOfHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_MD: Tensor, bias_M: Tensor, codes_TP: Tensor) -> Tensor:
-        logits_TM = F.linear(x_TD, weight_MD, bias_M)
+        logits_TM = product(x_TD, weight_MD, bias_M)
         ctx.save_for_backward(x_TD, weight_MD, logits_TM, codes_TP)
         nats = [
             F.cross_entropy(logits_RV.float(), codes_R, reduction="none")
@@ -44,7 +46,7 @@ class NatsOfHead(torch.autograd.Function):
             d_logits_RV = logits_RV.softmax(-1, dtype=torch.float32).mul_(d_nats_R1)
             logits_RV.copy_(d_logits_RV.scatter_add_(1, codes_R[:, None], -d_nats_R1))
         d_logits_TM = logits_TM
-        return d_logits_TM @ weight_MD, d_logits_TM.T @ x_TD, d_logits_TM.sum(0), None
+        return product(d_logits_TM, weight_MD.T), d_logits_TM.T @ x_TD, d_logits_TM.sum(0), None
 
 
 def few_at_once(x_TD: Tensor, logits_TM: Tensor, *of_codes: Tensor) -> Iterator[tuple[Tensor, ...]]:

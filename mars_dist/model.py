@@ -30,6 +30,7 @@ from mars_dist.fetched import on_disk
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT, Phase, wave_from_picture
 from mars_dist.precision import in_bf16
+from mars_dist.products import packed
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.serialize import fingerprint, first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.spectrogram import picture_from_wave
@@ -172,7 +173,8 @@ class Mars:
         histogram = Histogram.load(folder / HISTOGRAM, vocabulary.cardinalities)
         settings = (run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
         autoregressor = build_with(lambda: Autoregressor(*settings), folder / WEIGHTS)
-        return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary, histogram)
+        tokenizer, autoregressor = packed(tokenizer.to(device)), autoregressor.to(device)
+        return cls(tokenizer, autoregressor, tokenizer_run.spectrogram, vocabulary, histogram)
 
     @property
     def device(self) -> torch.device:
@@ -222,12 +224,16 @@ class Mars:
     def sample_pictures(self, conditions: Conditions, ids: list[int], sampling: SamplingConfig) -> Tensor:
         """(B, 1, F, N): new pictures; all that is random about each depends on its id and the seed alone."""
         conditions = self.there(self.complete(conditions, ids, sampling))
-        autoregressor = self.bf16_autoregressor if sampling.precision == "bf16" else self.autoregressor
+        autoregressor = self.bf16_sampler if sampling.precision == "bf16" else self.float32_sampler
         return self.decode(sample_codes(autoregressor, self.tokenizer.quantizer, conditions, ids, sampling))
 
     @cached_property
-    def bf16_autoregressor(self) -> Autoregressor:
-        return in_bf16(self.autoregressor)
+    def float32_sampler(self) -> Autoregressor:
+        return packed(self.autoregressor)
+
+    @cached_property
+    def bf16_sampler(self) -> Autoregressor:
+        return packed(in_bf16(self.autoregressor))
 
     @torch.inference_mode()
     def encode(self, waves_BT: Tensor) -> Tensor:

@@ -172,7 +172,8 @@ class MultiScaleQuantizer(nn.Module):
             return codebook_PVc
         # SimVQ: only the projection learns. (A gradient of 0, since what has none cannot be checkpointed.)
         frozen_PVc = codebook_PVc.detach() + 0 * codebook_PVc
-        return F.linear(frozen_PVc, self.projection.weight)
+        projected_PVc: Tensor = self.projection(frozen_PVc)
+        return projected_PVc
 
     def by_branch(self, z_BkC: Tensor) -> Tensor:
         """(B, k, C) -> (B, k, P, c)."""

@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
+from mars_dist.products import product
+
 Made = TypeVar("Made")
 
 
@@ -40,8 +42,9 @@ def is_plain() -> bool:
 
 
 def linear(x_BLD: Recomputed[Tensor], layer: nn.Linear) -> Tensor:
-    if is_plain():
-        return F.linear(x_BLD.made, layer.weight, layer.bias)
+    if is_plain() or not layer.weight.requires_grad:
+        found_BLD: Tensor = layer(x_BLD.made)
+        return found_BLD
     y_BLD: Tensor = LinearOfRecomputed.apply(x_BLD.make, layer.weight, layer.bias, *x_BLD.inputs)
     return y_BLD
 
@@ -53,7 +56,7 @@ class LinearOfRecomputed(torch.autograd.Function):
     def forward(ctx: Any, make: Callable[..., Tensor], weight: Tensor, bias: Tensor, *inputs: Tensor) -> Tensor:
         ctx.make = make
         ctx.save_for_backward(weight, *inputs)
-        return F.linear(make(*inputs), weight, bias)
+        return product(make(*inputs), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -63,13 +66,14 @@ class LinearOfRecomputed(torch.autograd.Function):
         edge, x_TD, d_y_TD = get_gradient_edge(x_BLD), x_BLD.detach().flatten(0, -2), d_y_BLD.flatten(0, -2)
         d_weight, d_bias = d_y_TD.T @ x_TD, d_y_TD.sum(0)
         del x_BLD, x_TD  # its gradient takes as much memory
-        return None, d_weight, d_bias, *torch.autograd.grad(edge, inputs, d_y_BLD @ weight)
+        return None, d_weight, d_bias, *torch.autograd.grad(edge, inputs, product(d_y_BLD, weight.T))
 
 
 def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:
     """(B, L, H) -> (B, L, D): what the layer makes of x, times each sample's gate."""
-    if is_plain():
-        return F.linear(x_BLH, layer.weight, layer.bias) * gate_B1D
+    if is_plain() or not layer.weight.requires_grad:
+        found_BLD: Tensor = layer(x_BLH)
+        return found_BLD * gate_B1D
     y_BLD: Tensor = GatedLinear.apply(x_BLH, layer.weight, layer.bias, gate_B1D)
     return y_BLD
 
@@ -84,7 +88,7 @@ class GatedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BLH: Tensor, weight_DH: Tensor, bias_D: Tensor, gate_B1D: Tensor) -> Tensor:
         ctx.save_for_backward(x_BLH, weight_DH, bias_D, gate_B1D)
-        return F.linear(x_BLH, weight_DH, bias_D).mul_(gate_B1D)
+        return product(x_BLH, weight_DH, bias_D).mul_(gate_B1D)
 
     @staticmethod
     @once_differentiable
@@ -94,7 +98,7 @@ class GatedLinear(torch.autograd.Function):
         d_gate_BD = (share_BDH * weight_DH).sum(-1).addcmul_(share_BD, bias_D)
         d_weight_DH = (share_BDH * gate_B1D.mT).sum(0)
         d_bias_D = (share_BD * gate_B1D[:, 0]).sum(0)
-        return (d_y_BLD * gate_B1D) @ weight_DH, d_weight_DH, d_bias_D, d_gate_BD[:, None]
+        return product(d_y_BLD * gate_B1D, weight_DH.T), d_weight_DH, d_bias_D, d_gate_BD[:, None]
 
 
 def made_again(make: Callable[..., Made], kept: Iterable[Tensor]) -> tuple[list[Tensor], Made]:

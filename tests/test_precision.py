@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 import torch
 
-from mars_dist import precision
+from mars_dist import precision, products
 from mars_dist.config import Precision, TrainConfig
 from mars_dist.costs import tokenizer_step
 from mars_dist.precision import settled
@@ -30,6 +30,7 @@ def this_cpu_can(monkeypatch: pytest.MonkeyPatch) -> Iterator[Describe]:
 def forget() -> None:
     """What was found of the CPU before."""
     precision.cpu_multiplies_bf16.cache_clear()
+    products.mkl_is_held_back.cache_clear()
     tokenizer_step.cache_clear()
 
 

@@ -129,7 +129,7 @@ def test_what_is_done_faster_is_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         return torch.as_tensor(set_up()())
 
     names = [name for name in gains.GAINS if name.startswith("sampling")]
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         with_it, without = gains.GAINS[name]
         assert torch.equal(result(with_it), result(without)), name
