@@ -173,8 +173,7 @@ class Mars:
         histogram = Histogram.load(folder / HISTOGRAM, vocabulary.cardinalities)
         settings = (run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
         autoregressor = build_with(lambda: Autoregressor(*settings), folder / WEIGHTS)
-        tokenizer, autoregressor = packed(tokenizer.to(device)), autoregressor.to(device)
-        return cls(tokenizer, autoregressor, tokenizer_run.spectrogram, vocabulary, histogram)
+        return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary, histogram)
 
     @property
     def device(self) -> torch.device:
@@ -228,6 +227,11 @@ class Mars:
         return self.decode(sample_codes(autoregressor, self.tokenizer.quantizer, conditions, ids, sampling))
 
     @cached_property
+    def packed_tokenizer(self) -> Tokenizer:
+        """What encodes and decodes; like the samplers a copy, made once it is needed."""
+        return packed(self.tokenizer)
+
+    @cached_property
     def float32_sampler(self) -> Autoregressor:
         return packed(self.autoregressor)
 
@@ -239,7 +243,7 @@ class Mars:
     def encode(self, waves_BT: Tensor) -> Tensor:
         """(B, T) -> codes (B, L)."""
         pictures_B1FN = picture_from_wave(waves_BT.to(self.device), self.spectrogram)
-        return self.tokenizer.encode(multiplex(pictures_B1FN, self.spectrogram.cmx))
+        return self.packed_tokenizer.encode(multiplex(pictures_B1FN, self.spectrogram.cmx))
 
     @torch.inference_mode()
     def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:
@@ -254,7 +258,7 @@ class Mars:
     @torch.inference_mode()
     def decode(self, codes_BL: Tensor) -> Tensor:
         """Codes (B, L) -> pictures (B, 1, F, N); `wave_from_picture` makes them sound."""
-        return demultiplex(self.tokenizer.decode(codes_BL.to(self.device)), self.spectrogram.cmx)
+        return demultiplex(self.packed_tokenizer.decode(codes_BL.to(self.device)), self.spectrogram.cmx)
 
     def there(self, conditions: Conditions) -> Conditions:
         """On its device."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mars_dist.autoregressor import Autoregressor
@@ -35,6 +36,7 @@ from mars_dist.model import (
     save_tokenizer,
 )
 from mars_dist.precision import in_bf16
+from mars_dist.products import PackedLinear, has_onednn
 from mars_dist.sampling import SamplingConfig
 from mars_dist.scales import Size
 from mars_dist.serialize import read_json, write_json
@@ -257,6 +259,18 @@ def test_what_is_drawn_is_what_the_model_is_asked_for(folder: Path) -> None:
     sampled_B1FN = mars.sample_pictures(unasked, ids, SamplingConfig())
     assert torch.equal(sampled_B1FN, mars.sample_pictures(drawn, ids, null))
     assert not torch.equal(sampled_B1FN, mars.sample_pictures(unasked, ids, null))
+
+
+def test_both_networks_keep_their_weights_beside_the_packed_ones(folder: Path) -> None:
+    mars = Mars.from_pretrained(folder)
+    mars.generate(1, pitch=60)
+    mars.generate(1, pitch=60, sampling=SamplingConfig(precision="bf16"))
+    for network, home in ((mars.autoregressor, folder), (mars.tokenizer, folder / TOKENIZER)):
+        state, saved = network.state_dict(), load_file(home / WEIGHTS)
+        assert state.keys() == saved.keys()
+        assert all(torch.equal(state[name], saved[name]) for name in saved)
+    packs = type(mars.float32_sampler.head), type(mars.packed_tokenizer.decoder.to_patches)
+    assert set(packs) == {PackedLinear if has_onednn() else nn.Linear}
 
 
 def test_a_list_of_another_length_is_refused(folder: Path) -> None:

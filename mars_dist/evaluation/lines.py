@@ -72,7 +72,7 @@ def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     if is_tokenizer(folder):
         return codes.tokenizer_of(folder)
     mars = model_of(folder)
-    return mars.tokenizer, mars.spectrogram
+    return mars.packed_tokenizer, mars.spectrogram
 
 
 @lru_cache(maxsize=2)
