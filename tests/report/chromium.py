@@ -67,8 +67,9 @@ class Page:
                 return result
 
     def js(self, expression: str) -> Any:
-        """The value of an expression on the page."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The value of an expression on the page, as if its reader had asked for it: no sound plays by itself."""
+        asked = {"returnByValue": True, "awaitPromise": True, "userGesture": True}
+        answer = self.send("Runtime.evaluate", expression=expression, **asked)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
