@@ -76,17 +76,13 @@ def sampling(
     settings: SamplingConfig,
     kind: type[Autoregressor] = Autoregressor,
     cache: type[KeyValueCache] = KeyValueCache,
-    prepare: Callable[[Autoregressor], Autoregressor] = packed,
+    laid_out_once: bool = True,
 ) -> Call:
     """One note."""
     autoregressor.KeyValueCache = cache  # type: ignore[attr-defined]  # in this contestant's process alone
-    model, quantizer = prepare(model_of(kind).eval().requires_grad_(False)), quantizer_of(PLAIN)
+    model, quantizer = model_of(kind).eval().requires_grad_(False), quantizer_of(PLAIN)
+    model = packed(model) if laid_out_once else model
     return lambda: sample_codes(model, quantizer, {"class": torch.arange(1)}, [0], settings)
-
-
-def plain(model: Autoregressor) -> Autoregressor:
-    """Its weights are laid out anew for each product."""
-    return model
 
 
 class Forgetful(Autoregressor):
@@ -130,7 +126,7 @@ GAINS: dict[str, tuple[Callable[[], Call], Callable[[], Call]]] = {
     ),
     "sampling a note: conditions once / at every scale": (SAMPLED, partial(SAMPLED, kind=Forgetful)),
     "sampling: cache taken once / torch.cat at every scale": (SAMPLED, partial(SAMPLED, cache=GrowingCache)),
-    "sampling: weights laid out once / for each product": (SAMPLED, partial(SAMPLED, prepare=plain)),
+    "sampling: weights laid out once / for each product": (SAMPLED, partial(SAMPLED, laid_out_once=False)),
     "sampling without guidance: no unconditional half / computed": (
         partial(sampling, UNGUIDED),
         partial(sampling, HARDLY_GUIDED),

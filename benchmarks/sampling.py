@@ -4,7 +4,7 @@
 
 Depth 8, 680 tokens, two threads, batches of 1, 4 and 16. Both sides embed codes by the same quantizer. Plain VAR
 filters plainly: it sorts all logits of a token, and draws from what is left. bf16 is autocast for it, as VAR samples;
-ours has bf16 weights, as `--sampling.precision bf16` does.
+ours has bf16 weights, as `--sampling.precision bf16` does, and weights that are laid out once.
 """
 
 from functools import partial

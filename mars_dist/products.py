@@ -10,15 +10,13 @@ Suffixes: B batch, L tokens, H width before a layer, D width after it.
 import platform
 from copy import deepcopy
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.precision import cpu_multiplies_bf16
+from mars_dist.precision import Network, cpu_multiplies_bf16
 
-Network = TypeVar("Network", bound=nn.Module)
 MANY = 512
 """Tokens that a weight is laid out for: what suits so many suits few of them too, but not the other way round."""
 
@@ -54,11 +52,11 @@ def packed(network: Network) -> Network:
 
 
 def can_be_packed(layer: nn.Linear) -> bool:
-    has_type = layer.weight.dtype == torch.float32 or cpu_multiplies_bf16()
+    dtype = layer.weight.dtype
+    has_type = dtype == torch.float32 or (dtype == torch.bfloat16 and cpu_multiplies_bf16())
     return has_type and layer.weight.device.type == "cpu" and has_onednn()
 
 
-@lru_cache
 def has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and platform.machine() == "x86_64"
 

@@ -41,8 +41,12 @@ def is_plain() -> bool:
     return torch.compiler.is_compiling() or not torch.is_grad_enabled()
 
 
+def learns(layer: nn.Linear) -> bool:
+    return layer.weight.requires_grad and not is_plain()
+
+
 def linear(x_BLD: Recomputed[Tensor], layer: nn.Linear) -> Tensor:
-    if is_plain() or not layer.weight.requires_grad:
+    if not learns(layer):
         found_BLD: Tensor = layer(x_BLD.made)
         return found_BLD
     y_BLD: Tensor = LinearOfRecomputed.apply(x_BLD.make, layer.weight, layer.bias, *x_BLD.inputs)
@@ -71,7 +75,7 @@ class LinearOfRecomputed(torch.autograd.Function):
 
 def gated_linear(x_BLH: Tensor, layer: nn.Linear, gate_B1D: Tensor) -> Tensor:
     """(B, L, H) -> (B, L, D): what the layer makes of x, times each sample's gate."""
-    if is_plain() or not layer.weight.requires_grad:
+    if not learns(layer):
         found_BLD: Tensor = layer(x_BLH)
         return found_BLD * gate_B1D
     y_BLD: Tensor = GatedLinear.apply(x_BLH, layer.weight, layer.bias, gate_B1D)

@@ -28,8 +28,11 @@ from mars_dist.config import (
     TokenizerRunConfig,
     TrainConfig,
 )
+from mars_dist.costs import tokenizer_step
 from mars_dist.dataset import DatasetInfo
 from mars_dist.nsynth import FAMILIES, QUALITIES, Note
+from mars_dist.precision import cpu_multiplies_bf16
+from mars_dist.products import mkl_is_held_back
 from mars_dist.scales import Size
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder
@@ -252,3 +255,23 @@ def trained_classifier(classifier_plan: Plan, train_here: Callable[[Plan], None]
     """20 undisturbed steps in one process."""
     train_here(classifier_plan)
     return classifier_plan
+
+
+@pytest.fixture
+def this_cpu_can(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Lets torch describe this machine's CPU as another one."""
+
+    def describe(*names: str, cpu_name: str = "another") -> None:
+        can = {"avx2": True, "cpu_name": cpu_name, **dict.fromkeys(names, True)}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+        forget_the_cpu()
+
+    yield describe
+    monkeypatch.undo()
+    forget_the_cpu()
+
+
+def forget_the_cpu() -> None:
+    """What was found of it before."""
+    for found in (cpu_multiplies_bf16, mkl_is_held_back, tokenizer_step):
+        found.cache_clear()

@@ -1,10 +1,9 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 import torch
 
-from mars_dist import precision, products
 from mars_dist.config import Precision, TrainConfig
 from mars_dist.costs import tokenizer_step
 from mars_dist.precision import settled
@@ -12,26 +11,6 @@ from mars_dist.presets import PRESETS
 from mars_dist.training import sharding
 
 Describe = Callable[..., None]
-
-
-@pytest.fixture
-def this_cpu_can(monkeypatch: pytest.MonkeyPatch) -> Iterator[Describe]:
-    """Lets torch describe this machine's CPU as another one."""
-
-    def describe(*names: str) -> None:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **dict.fromkeys(names, True)})
-        forget()
-
-    yield describe
-    monkeypatch.undo()
-    forget()
-
-
-def forget() -> None:
-    """What was found of the CPU before."""
-    precision.cpu_multiplies_bf16.cache_clear()
-    products.mkl_is_held_back.cache_clear()
-    tokenizer_step.cache_clear()
 
 
 @pytest.mark.parametrize(

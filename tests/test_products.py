@@ -3,7 +3,7 @@
 Suffixes: B batch, L tokens, H width before a layer, D width after it; V codebook size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,15 +16,8 @@ from mars_dist.products import PackedLinear, has_onednn, mkl_is_held_back, packe
 from mars_dist.recomputed import Recomputed, gated_linear, linear
 
 B, L, H, D = 2, 5, 24, 12
+Describe = Callable[..., None]
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
-
-
-@pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    """What is found of a CPU that a test describes is forgotten after it."""
-    yield
-    for found in (precision.cpu_multiplies_bf16, mkl_is_held_back):
-        found.cache_clear()
 
 
 @pytest.fixture
@@ -118,11 +111,12 @@ def test_packed_layers_are_read_where_gradients_are_taken_of_others() -> None:
     torch.testing.assert_close(gated_linear(x_BLH, packed_layer, gate_B1D), layer(x_BLH) * gate_B1D)
 
 
-def test_what_cannot_be_packed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    precision.cpu_multiplies_bf16.cache_clear()
-    on_meta, in_bf16 = nn.Linear(H, D, device="meta"), nn.Linear(H, D, dtype=torch.bfloat16)
-    assert packed(on_meta) is on_meta and packed(in_bf16) is in_bf16
+def test_what_cannot_be_packed_is_left_as_it_is(this_cpu_can: Describe) -> None:
+    on_meta, in_double = nn.Linear(H, D, device="meta"), nn.Linear(H, D, dtype=torch.float64)
+    assert packed(on_meta) is on_meta and packed(in_double) is in_double
+    this_cpu_can()
+    in_bf16 = nn.Linear(H, D, dtype=torch.bfloat16)
+    assert packed(in_bf16) is in_bf16
 
 
 # ---- whose CPU
@@ -130,14 +124,13 @@ def test_what_cannot_be_packed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
 @needs_onednn
 @pytest.mark.parametrize(
-    "cpu, held",
+    "cpu, can, held",
     [
-        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
-        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
-        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True}, False),
+        ("AMD EPYC", ["avx512_f"], True),
+        ("AMD EPYC", [], False),
+        ("Intel(R) Xeon(R) Processor", ["avx512_f"], False),
     ],
 )
-def test_mkl_is_held_back_on_others_cpus(cpu: dict[str, object], held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    mkl_is_held_back.cache_clear()
+def test_mkl_is_held_back_on_others_cpus(cpu: str, can: list[str], held: bool, this_cpu_can: Describe) -> None:
+    this_cpu_can(*can, cpu_name=cpu)
     assert mkl_is_held_back() is held
