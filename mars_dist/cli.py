@@ -1,5 +1,7 @@
 """`mars ...`: the commands by their names, and what becomes of their mistakes."""
 
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -35,14 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return
     try:
-        if arguments[0] not in COMMANDS:
-            raise ValueError(f"{arguments[0]}: there is no such command: choose {', '.join(COMMANDS)}")
-        COMMANDS[arguments[0]](arguments[1:])
+        run(*arguments)
+        sys.stdout.flush()
     except (ValueError, OSError, TrainingFailed) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left as it ends
+            sys.exit(128 + signal.SIGPIPE)
         if debug:
             raise
         print(f"mars: {' '.join(str(error).split())}", file=sys.stderr)
@@ -53,6 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("mars: stopped; the same command goes on from what is finished", file=sys.stderr)
         sys.exit(130)
+
+
+def run(command: str = "--help", *arguments: str) -> None:
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command in COMMANDS:
+        COMMANDS[command](arguments)
+    else:
+        raise ValueError(f"{command}: there is no such command: choose {', '.join(COMMANDS)}")
+
+
+def nobody_reads() -> bool:
+    """Whether what would read this command's output has ended, as `head` does when it has its lines."""
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    return any(state & select.POLLERR for _, state in pipe.poll(0))
 
 
 def usage() -> str:

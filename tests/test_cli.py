@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -106,6 +107,29 @@ def test_the_console_script_is_installed() -> None:
     script = Path(sys.executable).with_name("mars")
     text = subprocess.run([script], capture_output=True, text=True, check=True).stdout
     assert text.startswith("usage: mars COMMAND")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["presets"], ["train-ar", "tiny", "--help"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_ended_is_no_mistake(words: list[str], buffered: bool) -> None:
+    """Such as head, once it has its lines."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    script = Path(sys.executable).with_name("mars")
+    ended = subprocess.run([script, *words], stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_another_pipe_that_breaks_is_told(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(arguments: Sequence[str]) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setitem(cli.COMMANDS, "show", lost)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["show"])
+    assert capfd.readouterr().err == "mars: [Errno 32] Broken pipe\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray has its jemalloc for Linux")

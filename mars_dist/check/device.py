@@ -13,6 +13,7 @@ import torch
 from mars_dist.config import Precision
 from mars_dist.dryrun import Work
 from mars_dist.precision import cpu_multiplies_bf16, settled
+from mars_dist.products import product
 
 GIB = 2**30
 ROUNDS, ROUND_SECONDS = 40, 0.004
@@ -133,7 +134,7 @@ def this_cpu(workers: int) -> Cpu:
         for dtype in (torch.bfloat16, torch.float32):
             side = SIDE if dtype == torch.float32 or cpu_multiplies_bf16() else EMULATED_SIDE
             square = torch.ones(side, side, dtype=dtype)
-            flops[dtype] = 2 * side**3 / seconds_of(partial(torch.matmul, square, square))
+            flops[dtype] = 2 * side**3 / seconds_of(partial(product, square, square))
         long, short = torch.ones(LENGTH), torch.ones(SHORT)
         num_bytes = 2 * long.nbytes / seconds_of(lambda: long + 1)
         return Cpu(threads, flops, num_bytes, seconds_of(lambda: short + 1), psutil.virtual_memory().total // workers)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.model import Mars
 from mars_dist.nsynth import QUALITIES
+from mars_dist.products import packed
+from mars_dist.tokenizer import Tokenizer
 from mars_dist.training.autoregressor_stage import NEAR, AutoregressorStage, keep_blocks
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun
@@ -79,6 +82,22 @@ def test_its_folder_knows_the_training_notes(plan: Plan, train_here: Callable[[P
     }
     assert [note["pitch"] for note in mars.labels(5, qualities=["distortion"])] == [52] * 5
     assert mars.generate(2, qualities=["bright"]).shape == (2, 2000)
+
+
+def test_while_it_trains_notes_are_shown_without_copies_of_the_weights(
+    plan: Plan, train_here: Callable[[Plan], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = list[nn.Module]()
+
+    def packed_once_seen(network: nn.Module) -> nn.Module:
+        copied.append(network)
+        return packed(network)
+
+    monkeypatch.setattr("mars_dist.model.packed", packed_once_seen)
+    train_here(plan)
+    assert not copied
+    Mars.from_pretrained(plan.folder).generate()
+    assert [type(network) for network in copied] == [Autoregressor, Tokenizer]
 
 
 def test_targets_are_the_codes_for_what_is_missing_after_swapped_ones(stage: AutoregressorStage) -> None:
