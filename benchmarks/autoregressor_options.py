@@ -22,6 +22,7 @@ COLUMNS = (
 OPTIONS: dict[str, dict[str, Any]] = {
     "tiny": {},
     "rotary positions": {"positions": "rotary"},
+    "learned and rotary positions": {"positions": "both"},
     "AdaLN of each block's own": {"modulation": "own"},
     "each token of the loss alike": {"scale_weight": 1.0},
     "each scale of the loss alike": {"scale_weight": 0.0},

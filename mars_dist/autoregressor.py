@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from mars_dist.attention import ALL, Sight, block_mask_of, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.cross_entropy import nats_of
-from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer
+from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer, turns_of
 from mars_dist.recomputed import Recomputed, modulated_norm
 from mars_dist.scales import ScaleSchedule
 
@@ -68,7 +68,7 @@ class Autoregressor(nn.Module):
         self.from_code = nn.Linear(tokenizer.code_width, width)
         self.levels_KD = nn.Parameter(0.02 * torch.randn(len(self.schedule), width))
         self.positions_LD = (
-            nn.Parameter(0.02 * torch.randn(num_tokens, width)) if config.positions == "learned" else None
+            nn.Parameter(0.02 * torch.randn(num_tokens, width)) if config.positions != "rotary" else None
         )
         self.modulation = modulation(width, MODULATIONS) if config.modulation == "shared" else None
         blocks = nn.ModuleList(ConditionedBlock(config) for _ in range(config.depth))
@@ -95,10 +95,10 @@ class Autoregressor(nn.Module):
         condition_BD = self.condition(conditions)
         x_BLD = torch.cat([condition_BD[:, None].to(inputs_BLC.dtype), self.from_code(inputs_BLC)], dim=1)
         shared_BMD = self.shared_modulation(condition_BD)
-        x_BLD, angles_Le = self.placed(x_BLD, slice(None))
+        x_BLD, turns_2LE = self.placed(x_BLD, slice(None))
         for i, block in enumerate(self.blocks):
             keep_B = None if keep_BN is None else keep_BN[:, i]
-            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight=self.sight, angles_Le=angles_Le, keep_B=keep_B)
+            x_BLD = block(x_BLD, condition_BD, shared_BMD, sight=self.sight, turns_2LE=turns_2LE, keep_B=keep_B)
         x_BLD = self.read_out(x_BLD, self.head_modulation(condition_BD))
         return self.logits(x_BLD) if codes_BL is None else self.nats(x_BLD, codes_BL)
 
@@ -130,9 +130,9 @@ class Autoregressor(nn.Module):
         x_BkD = begun.condition_BD[:, None]
         if inputs_BkC is not None:
             x_BkD = self.from_code(inputs_BkC.to(x_BkD.dtype))
-        x_BkD, angles_ke = self.placed(x_BkD, self.schedule.spans[k])
+        x_BkD, turns_2kE = self.placed(x_BkD, self.schedule.spans[k])
         for block, modulation_BMD, cache in zip(self.blocks, begun.modulations, begun.caches, strict=True):
-            x_BkD = block.transform(x_BkD, modulation_BMD, cache=cache, angles_Le=angles_ke)
+            x_BkD = block.transform(x_BkD, modulation_BMD, cache=cache, turns_2LE=turns_2kE)
         x_BkD = self.read_out(x_BkD, begun.head_B2D)
         if guidance is not None:
             asked_BkD, unasked_BkD = x_BkD.float().chunk(2)
@@ -140,11 +140,11 @@ class Autoregressor(nn.Module):
         return self.logits(x_BkD)
 
     def placed(self, x_BLD: Tensor, span: slice) -> tuple[Tensor, Tensor | None]:
-        """Tokens of a span of the sequence with their levels and positions, or beside their rotary angles."""
+        """Tokens of a span of the sequence with their levels and learned positions, and how rotary ones turn."""
         x_BLD = x_BLD + self.levels_KD[self.scale_of_token_L[span]]
         if self.positions_LD is not None:
             x_BLD = x_BLD + self.positions_LD[span]
-        return x_BLD, self.angles_Le[span] if self.config.positions == "rotary" else None
+        return x_BLD, turns_of(self.angles_Le[span]) if self.config.positions != "learned" else None
 
     def shared_modulation(self, condition_BD: Tensor) -> Tensor | None:
         return self.modulation(condition_BD) if self.modulation is not None else None
@@ -199,12 +199,12 @@ class ConditionedBlock(nn.Module):
         shared_BMD: Tensor | None,
         *,
         sight: Sight,
-        angles_Le: Tensor | None,
+        turns_2LE: Tensor | None,
         keep_B: Tensor | None,
     ) -> Tensor:
         """Training: every token of every scale."""
         modulation_BMD = self.modulation_of(condition_BD, shared_BMD)
-        return self.transform(x_BLD, modulation_BMD, sight=sight, angles_Le=angles_Le, keep_B=keep_B)
+        return self.transform(x_BLD, modulation_BMD, sight=sight, turns_2LE=turns_2LE, keep_B=keep_B)
 
     def modulation_of(self, condition_BD: Tensor, shared_BMD: Tensor | None) -> Tensor:
         """(B, MODULATIONS, D)."""
@@ -217,14 +217,14 @@ class ConditionedBlock(nn.Module):
         *,
         sight: Sight = ALL,
         cache: KeyValueCache | None = None,
-        angles_Le: Tensor | None = None,
+        turns_2LE: Tensor | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = modulation_BMD[:, :, None].unbind(1)
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]
         seen_BLD = Recomputed(modulated_norm, (x_BLD, scale_a, shift_a))
-        x_BLD = x_BLD + self.attention(seen_BLD, sight, cache, angles_Le, gate_a)
+        x_BLD = x_BLD + self.attention(seen_BLD, sight, cache, turns_2LE, gate_a)
         return torch.addcmul(x_BLD, gate_m, self.mlp(Recomputed(modulated_norm, (x_BLD, scale_m, shift_m))))
 
 

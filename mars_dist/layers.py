@@ -39,19 +39,19 @@ class Attention(nn.Module):
         x_BLD: Recomputed[Tensor],
         sight: Sight = ALL,
         cache: "KeyValueCache | None" = None,
-        angles_Le: Tensor | None = None,
+        turns_2LE: Tensor | None = None,
         gate_B1D: Tensor | None = None,
         asked: slice = EVERY,
     ) -> Tensor:
         """(B, L, D) -> (B, S, D): what the tokens `asked` find. A cache holds the keys and values of the tokens before.
 
-        `angles_Le`: rotary positions, by which queries and keys are turned (RoFormer, arXiv 2104.09864).
+        `turns_2LE`: rotary positions, by which queries and keys are turned (RoFormer, arXiv 2104.09864).
         `gate_B1D`: what the result is multiplied with.
         """
         inputs = [linear(x_BLD, self.qkv)]
         if self.log_temperature_N11 is not None:
             inputs.append(self.log_temperature_N11)
-        heads = Recomputed(partial(heads_of, self.head_width, angles_Le, asked), tuple(inputs))
+        heads = Recomputed(partial(heads_of, self.head_width, turns_2LE, asked), tuple(inputs))
         if cache is not None:
             heads = Recomputed(cache.extend, heads.made)
         found_BSD = attend(heads, sight).transpose(1, 2).flatten(2)
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 def heads_of(
     head_width: int,
-    angles_Le: Tensor | None,
+    turns_2LE: Tensor | None,
     asked: slice,
     qkv_BLM: Tensor,
     log_temperature_N11: Tensor | None = None,
@@ -73,8 +73,8 @@ def heads_of(
         k_BNLE = k_BNLE * (1 / length(k_BNLE)).to(k_BNLE.dtype)
     else:
         q_BNLE = q_BNLE * head_width**-0.5
-    if angles_Le is not None:
-        q_BNLE, k_BNLE = turn(q_BNLE, angles_Le), turn(k_BNLE, angles_Le)
+    if turns_2LE is not None:
+        q_BNLE, k_BNLE = turn(q_BNLE, turns_2LE), turn(k_BNLE, turns_2LE)
     return q_BNLE[:, :, asked], k_BNLE, v_BNLE
 
 
@@ -83,11 +83,17 @@ def length(x_BNLE: Tensor) -> Tensor:
     return x_BNLE.norm(dim=-1, keepdim=True, dtype=torch.float32).clamp(min=LEAST_LENGTH)
 
 
-def turn(x_BNLE: Tensor, angles_Le: Tensor) -> Tensor:
-    """Each pair of values, one of either half, turned by its angle."""
-    cos_Le, sin_Le = angles_Le.cos().to(x_BNLE.dtype), angles_Le.sin().to(x_BNLE.dtype)
-    a_BNLe, b_BNLe = x_BNLE.chunk(2, dim=-1)
-    return torch.cat([a_BNLe * cos_Le - b_BNLe * sin_Le, a_BNLe * sin_Le + b_BNLe * cos_Le], dim=-1)
+def turn(x_BNLE: Tensor, turns_2LE: Tensor) -> Tensor:
+    """Each pair of values, one of either half, turned by its angle, as `turns_of` has it."""
+    cos_LE, sin_LE = turns_2LE.to(x_BNLE.dtype)
+    return torch.addcmul(x_BNLE * cos_LE, x_BNLE.roll(x_BNLE.shape[-1] // 2, -1), sin_LE)
+
+
+def turns_of(angles_Le: Tensor) -> Tensor:
+    """What a value is multiplied with, and the other one of its pair: (2, L, E). Blocks are handed these instead of the
+    angles, which FSDP would round to bf16 on their way."""
+    cos_Le, sin_Le = angles_Le.cos(), angles_Le.sin()
+    return torch.stack([torch.cat([cos_Le, cos_Le], -1), torch.cat([-sin_Le, sin_Le], -1)])
 
 
 class KeyValueCache:

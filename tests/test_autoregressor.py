@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, rotary_angles
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
-from mars_dist.layers import turn
+from mars_dist.layers import turn, turns_of
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.scales import Size
 from mars_dist.training.compilation import compile_blocks
@@ -22,7 +23,15 @@ SPANS = TOKENIZER.schedule.spans
 CONDITIONS = {"pitch": torch.tensor([3, -1, 7]), "source": torch.tensor([0, 1, -1])}
 
 
-@pytest.fixture(params=[{}, {"positions": "rotary"}, {"modulation": "own"}], ids=["default", "rotary", "own AdaLN"])
+OPTIONS = {
+    "default": {},
+    "rotary": {"positions": "rotary"},
+    "learned and rotary": {"positions": "both"},
+    "own AdaLN": {"modulation": "own"},
+}
+
+
+@pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
 def model(request: pytest.FixtureRequest) -> Autoregressor:
     torch.manual_seed(0)
     config = AutoregressorConfig(width=16, depth=2, head_width=8, **request.param)
@@ -203,11 +212,50 @@ def test_turned_queries_and_keys_meet_by_their_distance() -> None:
     angles_66e = rotary_angles(schedule, head_width=8)[1:].view(6, 6, 4).double()
 
     def product(query: tuple[int, int], key: tuple[int, int]) -> float:
-        turned = (turn(x_E[None], angles_66e[place][None]) for x_E, place in ((q_E, query), (k_E, key)))
+        turned = (turn(x_E[None], turns_of(angles_66e[place][None])) for x_E, place in ((q_E, query), (k_E, key)))
         return float(torch.mul(*turned).sum())
 
     assert product((1, 2), (3, 2)) == pytest.approx(product((3, 4), (5, 4)))
     assert product((1, 2), (3, 2)) != pytest.approx(product((1, 2), (4, 2)), rel=1e-3)
+
+
+def test_what_turns_queries_and_keys_bears_to_be_rounded() -> None:
+    """FSDP hands blocks what it was given in bf16, where an angle of 39.5 is 39.5 +- 0.125."""
+    tokenizer = TokenizerConfig(scales=(Size(1, 1), Size(40, 2)))
+    model = Autoregressor(AutoregressorConfig(16, 2, 8, positions="rotary"), tokenizer, {"pitch": 8})
+    length = tokenizer.schedule.num_tokens
+    _, turns_2LE = model.placed(torch.zeros(1, length, 16), slice(None))
+    assert turns_2LE is not None
+    x_LE = torch.randn(length, 8)
+    torch.testing.assert_close(
+        turn(x_LE, turns_2LE.bfloat16()), turn(x_LE, turns_of(model.angles_Le)), rtol=0, atol=0.03
+    )
+
+
+def test_positions_of_both_kinds_are_those_of_either(quantizer: MultiScaleQuantizer, codes_BL: Tensor) -> None:
+    """Learned ones alone where nothing is turned, rotary ones alone where nothing is added."""
+    torch.manual_seed(0)
+    inputs_BLC = quantizer.next_inputs(codes_BL)
+    models = {
+        kind: Autoregressor(AutoregressorConfig(16, 2, 8, positions=kind), TOKENIZER, {"pitch": 8, "source": 2})
+        for kind in get_args(get_type_hints(AutoregressorConfig)["positions"])
+    }
+    both = models["both"]
+    assert both.positions_LD is not None and models["rotary"].positions_LD is None
+    both.positions_LD.data.mul_(50)
+    both.blocks[0].attention.qkv.weight.data.mul_(15)
+    for kind in ("learned", "rotary"):
+        models[kind].load_state_dict(both.state_dict(), strict=kind == "learned")
+    of_both_BLV = both(inputs_BLC, CONDITIONS)
+    both.angles_Le.zero_()
+    of_learned_BLV = both(inputs_BLC, CONDITIONS)
+    torch.testing.assert_close(of_learned_BLV, models["learned"](inputs_BLC, CONDITIONS))
+    both.angles_Le.copy_(models["rotary"].angles_Le)
+    both.positions_LD.data.zero_()
+    of_rotary_BLV = both(inputs_BLC, CONDITIONS)
+    torch.testing.assert_close(of_rotary_BLV, models["rotary"](inputs_BLC, CONDITIONS))
+    for of_one_BLV in (of_learned_BLV, of_rotary_BLV):
+        assert (of_one_BLV - of_both_BLV).abs().max() > 1e-3
 
 
 def test_codes_of_two_branches_lie_side_by_side(quantizer: MultiScaleQuantizer) -> None:

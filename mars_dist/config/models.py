@@ -105,8 +105,9 @@ class AutoregressorConfig:
     width: int = 192
     depth: int = 4
     head_width: int = 64
-    positions: Literal["learned", "rotary"] = "learned"
-    """rotary: rows and columns in cells of the latent grid turn queries and keys (Infinity, arXiv 2412.04431)."""
+    positions: Literal["learned", "rotary", "both"] = "learned"
+    """learned: one for each token, added to it. rotary: rows and columns in cells of the latent grid turn queries and
+    keys (Infinity, arXiv 2412.04431), so that attention sees how far apart two tokens are, but not where."""
     modulation: Literal["shared", "own"] = "shared"
     """Whether all blocks share one projection of the condition (AdaLN), or each has its own (VAR's)."""
     scale_weight: float = 0.5
@@ -130,7 +131,7 @@ class AutoregressorConfig:
                 raise ValueError(f"autoregressor.{name}: {getattr(self, name)} must be at least 0 and below 1")
         if self.width % self.head_width:
             raise ValueError(f"autoregressor.width: {self.width} is not a multiple of head_width = {self.head_width}")
-        if self.positions == "rotary" and self.head_width % 4:
+        if self.positions != "learned" and self.head_width % 4:
             raise ValueError(
                 f"autoregressor.head_width: {self.head_width} must be a multiple of 4 with rotary positions"
             )
