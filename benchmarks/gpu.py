@@ -62,8 +62,9 @@ def wait() -> None:
 
 
 def forget() -> None:
-    """What is measured next has the memory to itself."""
+    """What is measured next has the memory to itself, and is compiled for its own shapes alone."""
     gc.collect()
+    torch._dynamo.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

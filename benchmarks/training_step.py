@@ -53,6 +53,8 @@ def step_of(plan: Plan) -> Call:
     optimizer = make_optimizer(model, stage.optim, stage.train.precision)
     average = MovingAverage(model, stage.optim.ema)
     batch = stage.batches.load(0, run.rank, run.world_size)
+    if run.device.type == "cuda":  # as the loop has it
+        batch = {name: values.pin_memory() for name, values in batch.items()}
 
     def step() -> None:
         update(stage, batch, 0, optimizer, run)

@@ -72,8 +72,8 @@ def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
     """Codes and latents of a row group, beside the notes' labels."""
     columns = rows.read_group(group, ["picture", *LABELS])
     model, spectrogram = tokenizer_of(tokenizer)
-    x_BCHW = torch.from_numpy(columns.pop("picture").astype(np.float32))
-    f_BChw = model.latents(recut(x_BCHW.to(own_device()), rows.info.spectrogram.cmx, spectrogram.cmx))
+    x_BCHW = torch.from_numpy(columns.pop("picture")).to(own_device()).float()
+    f_BChw = model.latents(recut(x_BCHW, rows.info.spectrogram.cmx, spectrogram.cmx))
     codes_BL = model.quantizer.encode(f_BChw)
     return columns | {"codes": codes_BL.cpu().numpy().astype(np.uint16), "latents": f_BChw.half().cpu().numpy()}
 

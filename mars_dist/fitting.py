@@ -59,14 +59,14 @@ def fit(missing_BChw: Tensor, codes_BhwP: Tensor, codebook_PVc: Tensor, weight_C
 def what_pulls(weight_Ccij: Tensor, branches: int) -> Tensor:
     """The convolution that says what each detail would gain by: the transpose of half itself and half phi."""
     weight_Pecij = weight_Ccij.flip(2, 3).unflatten(0, (branches, -1)) / 2
-    weight_Pecij[..., WINDOW // 2, WINDOW // 2] += torch.eye(weight_Pecij.shape[1]).to(weight_Pecij) / 2
+    weight_Pecij[..., WINDOW // 2, WINDOW // 2] += torch.eye(weight_Pecij.shape[1], device=weight_Ccij.device) / 2
     return weight_Pecij.transpose(1, 2).flatten(0, 1)
 
 
 def taps_inside(length: int, like: Tensor) -> Tensor:
     """(length, WINDOW): 1 where what a detail adds through a tap lies inside the grid, else 0."""
-    places = [[0 <= place + tap - WINDOW // 2 < length for tap in range(WINDOW)] for place in range(length)]
-    return torch.tensor(places).to(like)
+    places = torch.arange(length, device=like.device)[:, None] + torch.arange(WINDOW, device=like.device) - WINDOW // 2
+    return ((places >= 0) & (places < length)).to(like.dtype)
 
 
 def look_up(codes_P: Tensor, codebook_PVc: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """What encoder, decoder and autoregressor are made of.
 
 Suffixes: B batch, L tokens, S those of them that are asked for, D width, M queries, keys and values of all heads, N
-heads, E head width, e half of it, C channels, h w a grid.
+heads, E head width, e half of it, C channels, h w a grid,
+H W a larger one.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import cast
 
 import torch
@@ -166,7 +167,30 @@ def shrink(x_BChw: Tensor, size: Size) -> Tensor:
 
 def grow(x_BChw: Tensor, size: Size) -> Tensor:
     """Bicubic resampling to a larger grid; the identity at the same size."""
-    return x_BChw if tuple(x_BChw.shape[-2:]) == size else F.interpolate(x_BChw, size=tuple(size), mode="bicubic")
+    if tuple(x_BChw.shape[-2:]) == size:
+        return x_BChw
+    if x_BChw.device.type == "cuda":  # not is_cuda: a dry run shall not take these products for the model's
+        return grow_by_products(x_BChw, size)
+    return F.interpolate(x_BChw, size=tuple(size), mode="bicubic")
+
+
+def grow_by_products(x_BChw: Tensor, size: Size) -> Tensor:
+    """The same by products of matrices.
+
+    CUDA's bicubic kernel has one thread for each cell of the grid, which takes all channels of all samples in turn.
+    """
+    up_Hh, across_Ww = (
+        bicubic(before, after, x_BChw.device).to(x_BChw.dtype)
+        for before, after in zip(x_BChw.shape[-2:], size, strict=True)
+    )
+    return up_Hh @ x_BChw @ across_Ww.T
+
+
+@lru_cache
+def bicubic(before: int, after: int, device: torch.device) -> Tensor:
+    """(after, before): the weights of resampling along one axis."""
+    with torch.inference_mode(False), torch.no_grad():  # it may be made where nothing is learnt, and needed where it is
+        return F.interpolate(torch.eye(before, device=device)[None, None], (after, before), mode="bicubic")[0, 0]
 
 
 def init_transformer(module: nn.Module) -> None:

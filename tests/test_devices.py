@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
 from mars_dist.histogram import Histogram
+from mars_dist.layers import bicubic
 from mars_dist.losses import reconstruction_loss
 from mars_dist.model import Mars
 from mars_dist.phase import random_phase, whole_magnitude
@@ -31,6 +32,7 @@ def fake() -> Iterator[None]:
     with FakeTensorMode():
         yield
     window.cache_clear()  # what is fake must not be met again
+    bicubic.cache_clear()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.attention import Sight, groups_of
-from mars_dist.layers import Attention, Block, Blocks, KeyValueCache, grow, init_transformer, shrink
+from mars_dist.layers import Attention, Block, Blocks, KeyValueCache, grow, grow_by_products, init_transformer, shrink
 from mars_dist.recomputed import Recomputed
 from mars_dist.scales import ScaleSchedule, Size
 
@@ -104,6 +104,19 @@ def test_grow_keeps_a_constant_and_goes_through_its_points() -> None:
     torch.testing.assert_close(grow(torch.full((1, 1, 2, 3), 7.0), Size(5, 4)), torch.full((1, 1, 5, 4), 7.0))
     x_BChw = torch.randn(2, 3, 2, 4)
     torch.testing.assert_close(grow(x_BChw, Size(6, 12))[..., 1::3, 1::3], x_BChw)
+
+
+@pytest.mark.parametrize(
+    "before, after", [((1, 1), (16, 4)), ((11, 11), (16, 16)), ((2, 3), (2, 7)), ((3, 4), (64, 4))]
+)
+def test_on_a_gpu_grids_grow_by_products_alike(before: tuple[int, int], after: tuple[int, int]) -> None:
+    x_BChw = torch.randn(2, 3, *before, requires_grad=True)
+    found_BCHW, expected_BCHW = grow_by_products(x_BChw, Size(*after)), grow(x_BChw, Size(*after))
+    torch.testing.assert_close(found_BCHW, expected_BCHW, rtol=0, atol=1e-5)
+    d_BCHW = torch.randn_like(found_BCHW)
+    gradients = (torch.autograd.grad(y_BCHW, x_BChw, d_BCHW)[0] for y_BCHW in (found_BCHW, expected_BCHW))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-4)
+    assert grow_by_products(x_BChw.bfloat16(), Size(*after)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("resample", [shrink, grow])

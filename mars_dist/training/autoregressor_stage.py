@@ -47,6 +47,7 @@ class AutoregressorStage:
         whole_tokenizer, tokenizer_run = load_tokenizer(tokenizer)
         self.code_spans = tokenizer_run.tokenizer.code_spans
         self.quantizer, self.spectrogram = whole_tokenizer.quantizer.to(run.device), tokenizer_run.spectrogram
+        self.areas_K = torch.tensor([float(size.area) for size in self.quantizer.schedule.sizes], device=run.device)
         labels, settings = rows.read(LABELS), config.autoregressor
         instruments = np.unique(labels["instrument_str"]).tolist() if settings.condition_on_instrument else ()
         self.vocabulary = Vocabulary(tuple(instruments), settings.condition_on_qualities)
@@ -70,7 +71,8 @@ class AutoregressorStage:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""
 
         def noise(stream: int, num: int) -> Tensor:
-            return keyed_uniform(self.train.seed, step, batch["place"], num, stream).to(self.run.device)
+            uniform_BU = keyed_uniform(self.train.seed, step, batch["place"], num, stream)
+            return uniform_BU.to(self.run.device, non_blocking=True)
 
         settings, conditions, codes_BL = self.config.autoregressor, self.conditions_of(batch), batch["codes"]
         conditions = self.drop_conditions(conditions, noise(0, 2 + len(conditions)))
@@ -176,8 +178,7 @@ class AutoregressorStage:
 
     def mean_over_scales(self, figures_K: Tensor, scale_weight: float = 1.0) -> Tensor:
         """The mean weighted by each scale's tokens to the power of `scale_weight`."""
-        areas_K = figures_K.new_tensor([size.area for size in self.quantizer.schedule.sizes])
-        weights_K = areas_K**scale_weight
+        weights_K = self.areas_K**scale_weight
         return (figures_K * weights_K).sum() / weights_K.sum()
 
 

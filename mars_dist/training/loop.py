@@ -1,7 +1,6 @@
 """The training loop, the same for all stages, one worker or many."""
 
 import math
-from collections import defaultdict
 from contextlib import closing
 from functools import partial
 from typing import Protocol
@@ -102,8 +101,10 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
     rate = learning_rate(step, stage.train.steps, stage.optim)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    values = backward(stage, batch, step, run.world_size)
-    norm = sharding.whole(nn.utils.clip_grad_norm_(stage.model.parameters(), stage.optim.clip)).item()
+    terms = backward(stage, batch, step, run.world_size)
+    whole_norm = sharding.whole(nn.utils.clip_grad_norm_(stage.model.parameters(), stage.optim.clip))
+    *figures, norm = torch.stack([*terms.values(), whole_norm]).tolist()  # one wait for a GPU instead of several
+    values = dict(zip(terms, figures, strict=True))
     if not math.isfinite(norm):  # the norm is over all workers: all stop here, before the weights are touched
         raise TrainingFailed(f"{stage.name}: not finite at step {step}: {blame(stage, values, step, run)}")
     optimizer.step()
@@ -111,21 +112,20 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
     return {"loss": sum(values.values())} | {f"loss/{name}": value for name, value in values.items()} | {"norm": norm}
 
 
-def backward(stage: Stage, batch: Batch, step: int, world_size: int) -> dict[str, float]:
+def backward(stage: Stage, batch: Batch, step: int, world_size: int) -> dict[str, Tensor]:
     """Gradients of the loss over the global batch, whatever share of it this worker has, part after part.
 
     Returns the terms of the loss: their means over the workers are those over the global batch.
     """
     parts = parts_of(batch, stage.train.accumulate)
-    values: dict[str, float] = defaultdict(float)
+    sums: dict[str, Tensor] = {}
     for i, part in enumerate(parts, start=1):
         sharding.exchange_gradients(stage.model, i == len(parts))
         weight = len(part["place"]) * world_size / stage.train.batch_size
         terms = {name: weight * term for name, term in stage.losses(part, step).items()}
         torch.stack(list(terms.values())).sum().backward()
-        for name, term in terms.items():
-            values[name] += term.item()
-    return values
+        sums = {name: sums.get(name, 0) + term.detach() for name, term in terms.items()}
+    return sums
 
 
 def blame(stage: Stage, values: dict[str, float], step: int, run: Run) -> str:

@@ -8,7 +8,6 @@ all branches, N codebooks, R rows of all codebooks, M residuals.
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -61,7 +60,7 @@ class TokenizerStage:
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Before the codebook is born the decoder sees the latents, and the quantizer's loss counts for nothing."""
-        x_BCHW = batch["picture"].to(self.run.device, non_blocking=True)
+        x_BCHW = batch["picture"].to(self.run.device, non_blocking=True).float()
         self.born = step >= self.settings.start_step
         y_BCHW, _, quantized = self.model(x_BCHW, not self.born, self.num_scales(batch["place"], step))
         self.residuals.append(quantized.residuals_BLc)
@@ -159,7 +158,7 @@ class TokenizerStage:
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
         errors: list[Tensor] = []
         hits_KW = self.no_hits()
-        for x_BCHW in batch["picture"].to(self.run.device).split(rows_at_once(self.train, self.run.world_size)):
+        for x_BCHW in batch["picture"].to(self.run.device).float().split(rows_at_once(self.train, self.run.world_size)):
             y_BCHW, _, quantized = self.model(x_BCHW)
             errors.append(torch.stack([mse(y_BCHW.float(), x_BCHW), mae(y_BCHW.float(), x_BCHW)]))
             hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)
@@ -189,7 +188,8 @@ class TokenizerStage:
         save_tokenizer(self.run.folder, weights, self.config, {"step": step} | figures)
         plain = Tokenizer(self.config.tokenizer, self.config.spectrogram).to(self.run.device)
         plain.load_state_dict(weights)
-        x_BCHW, spectrogram = self.held_out.evenly(SHOWN, 0, 1)["picture"].to(self.run.device), self.config.spectrogram
+        x_BCHW = self.held_out.evenly(SHOWN, 0, 1)["picture"].to(self.run.device).float()
+        spectrogram = self.config.spectrogram
         original, reconstruction = (demultiplex(one, spectrogram.cmx) for one in (x_BCHW, plain(x_BCHW).picture_BCHW))
         show(journal, step, spectrogram, original=original, reconstruction=reconstruction)
 
@@ -209,5 +209,6 @@ def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str, wor
 
 
 def prepare(columns: Columns, before: Size, after: Size) -> Batch:
-    """Pictures with the channels that the tokenizer takes, whatever CMX they are stored with."""
-    return {"picture": recut(torch.from_numpy(columns["picture"].astype(np.float32)), before, after)}
+    """Pictures with the channels that the tokenizer takes, whatever CMX they are stored with; in 16 bits, as they are
+    stored, which is half as much to hold and to send to a GPU."""
+    return {"picture": recut(torch.from_numpy(columns["picture"]), before, after)}
