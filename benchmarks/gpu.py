@@ -125,35 +125,38 @@ def main() -> None:
     parser = parser_of(__doc__, with_notes=True)
     parser.add_argument("--gpu", choices=GPUS, help="whose data sheet has the peak; without it there is no utilisation")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=["small", "base"])
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64, help="notes that are sampled at once")
+    parser.add_argument("--training-batch", type=int, help="notes of a step, where a preset's own are too many")
     parser.add_argument("--compiled", action="store_true", help="each training compiled as well")
     given = parser.parse_args()
     for preset in given.presets:
         prepare(preset, given.notes, given.out / preset)
     limit, peak = product_rate(given.rounds), GPUS[given.gpu].peak if given.gpu else None
 
-    def row(name: str, set_up: Callable[[], Call], flops: float) -> list[str]:
+    def row(name: str, batch: int, set_up: Callable[[], Call], flops: float) -> list[str]:
         forget()
         seconds = seconds_of(set_up(), given.rounds)
-        rate = flops * given.batch / seconds
+        rate = flops * batch / seconds
         share = f"{rate / peak:.3f}" if peak else "-"
         used = f"{peak_bytes() / MIB:.0f} MiB"
-        return [name, f"{seconds:.4f} s", f"{given.batch / seconds:.1f}", share, f"{rate / limit:.3f}", used]
+        notes = f"{batch / seconds:.1f}"
+        return [name, str(batch), f"{seconds:.4f} s", notes, share, f"{rate / limit:.3f}", used]
 
     trained, sampled = [], []
     for preset in given.presets:
         for stage in STAGES:
+            batch = given.training_batch or getattr(PRESETS[preset], stage).train.batch_size
             for compiled in (False, True)[: 1 + given.compiled]:
                 name = f"{preset} {stage}{', compiled' if compiled else ''}"
-                set_up = partial(step, given.out, preset, stage, given.batch, compiled)
-                trained.append(row(name, set_up, training_flops(preset, stage)))
+                set_up = partial(step, given.out, preset, stage, batch, compiled)
+                trained.append(row(name, batch, set_up, training_flops(preset, stage)))
         for with_phase in (False, True):
             name = f"{preset}, conditions to {'sound' if with_phase else 'pictures'}"
             set_up = partial(sampling, preset, given.batch, with_phase)
-            sampled.append(row(name, set_up, cost_of(PRESETS[preset]).sampling_flops))
+            sampled.append(row(name, given.batch, set_up, cost_of(PRESETS[preset]).sampling_flops))
     rate = f"{limit / 1e12:.4g} TFLOP/s"
-    settings = f"{own_device().type}, bf16, batch {given.batch}, {given.rounds} rounds; a matrix product: {rate}"
-    columns = ["", "time", "notes/s", "of the data sheet's peak", "of a matrix product's rate", "peak memory"]
+    settings = f"{own_device().type}, bf16, {given.rounds} rounds; a matrix product: {rate}"
+    columns = ["", "batch", "time", "notes/s", "of the data sheet's peak", "of a matrix product's rate", "peak memory"]
     tell(given, Table("Training", settings, columns, trained, FORMULA), Table("Sampling", settings, columns, sampled))
 
 
