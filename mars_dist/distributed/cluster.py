@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -17,9 +17,10 @@ Item = TypeVar("Item")
 Between = TypeVar("Between")
 Result = TypeVar("Result")
 ONE_BY_ONE: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-TASKS_OF_A_CPU, MOST_ITEMS = 4, 8
-"""Ray Data takes up to a fifth of a second to notice that a task has ended, so a task has several items; but few enough
-for all CPUs to end at about the same time, and for little to be done again where a machine is lost."""
+TASKS_OF_EACH, MOST_ITEMS = 4, 8
+"""Tasks for each CPU or part of a GPU, one after the other, and items of a task. Ray Data takes up to a fifth of a
+second to notice that a task has ended, and Ray starts a process for each with a GPU, so a task has several items; few
+enough for all to end at about the same time, and for little to be done again where a machine is lost."""
 OF_A_GPU = 0.25
 """What a task takes of the GPU that its model runs on: while one computes there others read, measure and write."""
 READING = 0.01
@@ -52,11 +53,17 @@ def _over(work: Callable[[Item], Result], items: Iterable[Item], of_a_gpu: float
         return
     connect()
     there = ray.cluster_resources()
-    num_tasks = max(TASKS_OF_A_CPU * int(there.get("CPU", 0)), math.ceil(len(items) / MOST_ITEMS))
-    resources = {"num_gpus": of_a_gpu if "GPU" in there else 0} | ONE_BY_ONE
-    rows = _rows(items, min(num_tasks, len(items))).map_batches(_on_each(lambda item: iter([work(item)])), **resources)
+    of_a_gpu = of_a_gpu if "GPU" in there else 0
+    rows = _rows(items, num_tasks(len(items), there, of_a_gpu))
+    rows = rows.map_batches(_on_each(lambda item: iter([work(item)])), num_gpus=of_a_gpu, **ONE_BY_ONE)
     rows.context.target_max_block_size = 1  # each result is handed over when it is there, not with its task's last
     yield from _results(rows)
+
+
+def num_tasks(num_items: int, there: Mapping[str, float], of_a_gpu: float) -> int:
+    """How many tasks the items are handed to, by how many tasks run at once where there are such resources."""
+    at_once = there["GPU"] / of_a_gpu if of_a_gpu else there.get("CPU", 0)
+    return min(num_items, max(TASKS_OF_EACH * int(at_once), math.ceil(num_items / MOST_ITEMS)))
 
 
 def _rows(items: Sequence[Any], num_tasks: int) -> ray.data.Dataset:

@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from mars_dist.distributed.cluster import num_tasks
+
 # A runtime of its own: that of the other tests has no GPU. This one only says that it has one.
 DRIVER = """
 import json
@@ -21,3 +25,21 @@ def test_work_of_models_is_given_a_gpu() -> None:
     with_models, without = json.loads(done.stdout.splitlines()[-1])
     assert with_models == [["0"]] * 3
     assert without == [[]] * 3
+
+
+@pytest.mark.parametrize(
+    ("num_items", "there", "of_a_gpu", "expected"),
+    [
+        (64, {"CPU": 16.0}, 0, 64),
+        (64, {"CPU": 2.0}, 0, 8),
+        (64, {"CPU": 16.0, "GPU": 1.0}, 0.25, 16),  # each a process that loads the model: not 64 of them
+        (64, {"CPU": 16.0, "GPU": 1.0}, 0, 64),
+        (3, {"CPU": 16.0}, 0, 3),
+        (1000, {"CPU": 2.0}, 0, 125),
+        (5, {}, 0, 1),
+    ],
+)
+def test_items_are_parted_by_what_runs_at_once(
+    num_items: int, there: dict[str, float], of_a_gpu: float, expected: int
+) -> None:
+    assert num_tasks(num_items, there, of_a_gpu) == expected
