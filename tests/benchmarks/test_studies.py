@@ -79,7 +79,7 @@ def test_every_study_can_make_its_trials(tmp_path: Path) -> None:
     ]
     assert {name: len(trials) for name, trials in made.items()} == {
         "tokenizer_options": 34,
-        "autoregressor_options": 18,
+        "autoregressor_options": 20,
         "schedules": 8,
         "against_var": 6,
         "optimizers": 12,
