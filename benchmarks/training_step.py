@@ -5,6 +5,7 @@
 Two threads. The codebook is there from the start; codes are a random tokenizer's, on which no step's time depends.
 """
 
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,8 @@ def step_of(plan: Plan) -> Call:
     model = sharding.shard(stage.model, stage.train, run.device)
     optimizer = make_optimizer(model, stage.optim, stage.train.precision)
     average = MovingAverage(model, stage.optim.ema)
-    batch = stage.batches.load(0, run.rank, run.world_size)
-    if run.device.type == "cuda":  # as the loop has it
-        batch = {name: values.pin_memory() for name, values in batch.items()}
+    with closing(stage.batches.stream(0, run.rank, run.world_size)) as stream:
+        batch = next(stream).batch
 
     def step() -> None:
         update(stage, batch, 0, optimizer, run)

@@ -1,8 +1,7 @@
 """What encoder, decoder and autoregressor are made of.
 
 Suffixes: B batch, L tokens, S those of them that are asked for, D width, M queries, keys and values of all heads, N
-heads, E head width, e half of it, C channels, h w a grid,
-H W a larger one.
+heads, E head width, e half of it, C channels, h w a grid, H W a larger one.
 """
 
 from functools import lru_cache, partial

@@ -66,10 +66,10 @@ def num_tasks(num_items: int, there: Mapping[str, float], of_a_gpu: float) -> in
     return min(num_items, max(TASKS_OF_EACH * int(at_once), math.ceil(num_items / MOST_ITEMS)))
 
 
-def _rows(items: Sequence[Any], num_tasks: int) -> ray.data.Dataset:
+def _rows(items: Sequence[Any], num_blocks: int) -> ray.data.Dataset:
     """Of the cluster that this process is connected to."""
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1  # else half an hour's work is an error
-    return ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=num_tasks)
+    return ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=num_blocks)
 
 
 def _on_each(work: Callable[[Any], Iterator[Any]]) -> Callable[[pa.Table], Iterator[pa.Table]]:

@@ -14,15 +14,14 @@ FEW = 0.25
 
 def count_codes(codes_BL: Tensor, config: TokenizerConfig) -> Tensor:
     """(K, W): how often each code occurs at each scale; one branch's codes after the other's."""
-    num_codes, device = config.branches * config.codebook_size, codes_BL.device
-    branch_L = torch.arange(codes_BL.shape[1], device=device) % config.branches
-    places_BL = codes_BL.long() + branch_L * config.codebook_size
-    for k, span in enumerate(config.code_spans):
-        places_BL[:, span] += k * num_codes
-    # Not by bincount, which asks a GPU how many there are, and waits.
-    hits = torch.zeros(len(config.code_spans) * num_codes, device=device)
-    hits.index_add_(0, places_BL.flatten(), torch.ones(places_BL.numel(), device=device))
-    return hits.view(-1, num_codes)
+    branch_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) % config.branches
+    codes_BL = codes_BL.long() + branch_L * config.codebook_size
+    once_BL = torch.ones_like(codes_BL, dtype=torch.float32)
+    hits_KW = once_BL.new_zeros(len(config.code_spans), config.branches * config.codebook_size)
+    for hits_W, span in zip(hits_KW, config.code_spans, strict=True):
+        # Not by bincount, which asks a GPU how many there are, and waits.
+        hits_W.index_add_(0, codes_BL[:, span].flatten(), once_BL[:, span].flatten())
+    return hits_KW
 
 
 def usage(hits_KW: Tensor, config: TokenizerConfig) -> dict[str, float]:

@@ -158,7 +158,8 @@ class TokenizerStage:
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
         errors: list[Tensor] = []
         hits_KW = self.no_hits()
-        for x_BCHW in batch["picture"].to(self.run.device).float().split(rows_at_once(self.train, self.run.world_size)):
+        for part_BCHW in batch["picture"].to(self.run.device).split(rows_at_once(self.train, self.run.world_size)):
+            x_BCHW = part_BCHW.float()
             y_BCHW, _, quantized = self.model(x_BCHW)
             errors.append(torch.stack([mse(y_BCHW.float(), x_BCHW), mae(y_BCHW.float(), x_BCHW)]))
             hits_KW += count_codes(quantized.codes_BL, self.config.tokenizer)
