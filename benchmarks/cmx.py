@@ -16,11 +16,12 @@ from trial import Trial, compare, heading, options_of, slug, so_long, spectrogra
 from mars_dist.codes import LABELS
 from mars_dist.config import SpectrogramConfig, TokenizerRunConfig
 from mars_dist.costs import memory_of, tokenizer_step
-from mars_dist.dataset import DatasetInfo, Rows, write_shard
+from mars_dist.dataset import DatasetInfo, write_shard
 from mars_dist.distributed.data import preprocess
 from mars_dist.pictures import arrays
 from mars_dist.presets import TINY
 from mars_dist.progress import say
+from mars_dist.rows import Rows
 from mars_dist.scales import Size
 from mars_dist.storage import Folder
 

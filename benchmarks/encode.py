@@ -12,9 +12,9 @@ from side_by_side import Call, Table, options, product, product_rate, take_turns
 
 from mars_dist.codes import encode_group
 from mars_dist.costs import build_tokenizer
-from mars_dist.dataset import Rows
 from mars_dist.dryrun import count_flops
 from mars_dist.presets import PRESETS
+from mars_dist.rows import Rows
 
 NAMES = ("tiny", "small")
 

@@ -20,7 +20,8 @@ from time import monotonic, sleep
 
 import psutil
 
-from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
+from mars_dist.dataset import MANIFEST, DatasetInfo
+from mars_dist.rows import Rows
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder
 

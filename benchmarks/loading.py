@@ -20,7 +20,8 @@ from side_by_side import Table, exponent, options, tell
 
 from mars_dist import dataset
 from mars_dist.config import TrainConfig
-from mars_dist.dataset import DatasetInfo, Rows, shard_bytes
+from mars_dist.dataset import DatasetInfo, shard_bytes
+from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.training.batches import Batches
 

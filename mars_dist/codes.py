@@ -10,10 +10,11 @@ import torch
 from mars_dist.addresses import Address
 from mars_dist.cmx import recut
 from mars_dist.config import SpectrogramConfig, TokenizerConfig
-from mars_dist.dataset import Array, Columns, DatasetInfo, Group, Rows, Shard, read_head, write_shard
+from mars_dist.dataset import Array, Columns, DatasetInfo, Shard, read_head, write_shard
 from mars_dist.devices import own_device
 from mars_dist.model import load_tokenizer, model_fingerprint
 from mars_dist.products import packed
+from mars_dist.rows import Group, Rows
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -238,69 +237,3 @@ def require_shards(folder: Folder, shards: Sequence[Shard]) -> None:
                 f"{folder.name}/{shard.name}: has changed since it was made (then {shard.rows} rows, now {head.rows}): "
                 "run the same command again, which makes it anew"
             )
-
-
-class Group(NamedTuple):
-    """Rows that are read together: one row group of a shard."""
-
-    shard: str
-    row_group: int
-    num_rows: int
-
-
-class Rows:
-    """Random access to the row groups of one split. Safe to share among threads.
-
-    Raises ValueError where the folder holds no finished data set, or no such split.
-    """
-
-    def __init__(self, folder: str | Path, split: str) -> None:
-        self.folder = Folder.open(folder)
-        self.info = DatasetInfo.load(self.folder)
-        self.split = split
-        if not self.info.counts.get(split):
-            have = ", ".join(name for name, rows in self.info.counts.items() if rows) or "none"
-            raise ValueError(f"{folder}: holds no split {split!r}, it has {have}: name one of these")
-
-    @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """Known from dataset.json alone, so a thousand shards open at once."""
-        return tuple(
-            Group(shard.name, index, min(ROWS_IN_GROUP, shard.rows - index * ROWS_IN_GROUP))
-            for shard in self.info.shards
-            if shard.split == self.split
-            for index in range(-(-shard.rows // ROWS_IN_GROUP))
-        )
-
-    @property
-    def num_rows(self) -> int:
-        return self.info.counts[self.split]
-
-    def read_group(self, group: Group, columns: Sequence[str]) -> Columns:
-        """Arrays (n, *shape), numbers (n,) and strings (n,) of a row group.
-
-        Raises ValueError where the shard is missing or damaged.
-        """
-        try:
-            # A file of its own for each read: a Parquet reader is not safe to share among threads.
-            with self.folder.files.open_input_file(self.folder.at(group.shard)) as stream:
-                reader = pq.ParquetFile(stream, page_checksum_verification=True)
-                table = reader.read_row_group(group.row_group, columns=list(columns), use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{self.folder.name}/{group.shard}: cannot be read ({error}): "
-                "delete it and run the command that makes the data set again, which remakes this shard alone"
-            ) from error
-        lacking = [name for name in columns if name not in table.column_names]
-        if lacking or table.num_rows != group.num_rows:
-            told = f"no column {lacking[0]!r}" if lacking else f"{table.num_rows} rows in a group of {group.num_rows}"
-            raise ValueError(
-                f"{self.folder.name}/{group.shard}: is not the shard that {MANIFEST} tells of ({told}): "
-                "make the data set again in another folder"
-            )
-        return from_table(table.select(list(columns)))
-
-    def read(self, columns: Sequence[str]) -> Columns:
-        """The columns of the whole split, in order: meant for small columns."""
-        parts = [self.read_group(group, columns) for group in self.groups]
-        return {name: np.concatenate([part[name] for part in parts]) for name in columns}

@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw
 
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import Columns, DatasetInfo, Rows
+from mars_dist.dataset import DatasetInfo
 from mars_dist.nsynth import FAMILIES
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH, image
+from mars_dist.rows import Rows
 from mars_dist.scales import Size
 from mars_dist.serialize import to_plain
 from mars_dist.storage import Folder
@@ -100,14 +101,8 @@ def spread(rows: Rows, num_notes: int) -> list[dict[str, Any]]:
     """The values of notes that lie evenly over the split."""
     array = "codes" if rows.info.kind == "codes" else "picture"
     wanted = np.unique(np.linspace(0, rows.num_rows - 1, min(num_notes, rows.num_rows)).round().astype(int))
-    first, notes = 0, list[dict[str, Any]]()
-    for group in rows.groups:
-        inside = wanted[(wanted >= first) & (wanted < first + group.num_rows)] - first
-        if len(inside):
-            columns: Columns = rows.read_group(group, [array, *LABELS])
-            notes += [{name: values[i] for name, values in columns.items()} for i in inside]
-        first += group.num_rows
-    return notes
+    columns = rows.take(wanted, [array, *LABELS])
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(wanted))]
 
 
 def draw_picture(picture_CHW: NDArray[Any], spectrogram: SpectrogramConfig) -> Image.Image:

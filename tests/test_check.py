@@ -17,6 +17,7 @@ from mars_dist.costs import cost_of
 from mars_dist.dryrun import Work
 from mars_dist.node import Node
 from mars_dist.presets import PRESETS, Preset
+from mars_dist.rows import READERS
 from mars_dist.storage import Folder
 
 GIB = 2**30
@@ -102,13 +103,15 @@ def test_estimates_on_gpus() -> None:
 
 
 def test_a_process_holds_what_it_reads() -> None:
-    """A window of the data, as large as the data set at most; a CPU's worker the model too."""
+    """A window of the data and what is read ahead of it, and what validation reads at once, each as large as the data
+    set at most; a CPU's worker the model too."""
     preset = PRESETS["debug"]
     cpu = Cpu(1, {torch.bfloat16: 4e11, torch.float32: 1e11}, 4e10, 3e-6, 8 * GIB)
     few, many = (estimates(preset, 1, gpu("l4", 0.3), notes)[0].host_bytes for notes in (100, 10**6))
-    row = 2 * 256 * 512
-    assert PROCESS + 100 * row < few < PROCESS + 200 * row
-    assert many - few == pytest.approx((1024 + 128 - 100) * row, rel=0.01)
+    row, read_at_once = 2 * 256 * 512, READERS * 64
+    assert PROCESS + 200 * row < few < PROCESS + 300 * row
+    window = 1024 + preset.tokenizer.train.batch_size + 2 * read_at_once
+    assert many - few == pytest.approx((window + read_at_once - 2 * 100) * row, rel=0.01)
     on_cpu = estimates(preset, 1, cpu, 100)[0]
     assert few + on_cpu.memory.weights < on_cpu.host_bytes < few + 2 * on_cpu.memory.total
 

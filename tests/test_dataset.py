@@ -21,10 +21,8 @@ from mars_dist.dataset import (
     Array,
     Columns,
     DatasetInfo,
-    Group,
     Head,
     Rejected,
-    Rows,
     Shard,
     from_table,
     read_head,
@@ -32,6 +30,7 @@ from mars_dist.dataset import (
     to_table,
     write_shard,
 )
+from mars_dist.rows import Group, Rows
 from mars_dist.scales import Size
 from mars_dist.storage import Folder
 

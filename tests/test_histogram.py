@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from mars_dist.conditions import UNASKED, Vocabulary
-from mars_dist.dataset import Rows
 from mars_dist.histogram import Histogram
+from mars_dist.rows import Rows
 
 COMBINATIONS = {
     # pitch, velocity, family, source, instrument -> notes

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mars_dist.dataset import Rejected, Rows
+from mars_dist.dataset import Rejected
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH
+from mars_dist.rows import Rows
 from mars_dist.scales import Size
 from mars_dist.show import CAPTION, COLUMNS, GAP, draw, draw_codes, spread, table
 

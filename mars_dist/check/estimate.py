@@ -17,6 +17,7 @@ from mars_dist.costs import (
 )
 from mars_dist.dataset import ROWS_IN_GROUP
 from mars_dist.presets import Preset
+from mars_dist.rows import READERS
 from mars_dist.training.batches import PREFETCH
 from mars_dist.training.optim import matrices_of
 
@@ -26,6 +27,8 @@ ALLOCATOR = 0.3
 """What a CPU's allocator wastes, as a share of the activations: found on tiny (docs/check.md)."""
 PARAMETER_BYTES, SHARD_BYTES = 40, 56
 """What gathering moves of each parameter on a CPU, and what AdamW, the moving average and the norm move of a shard."""
+STORED = 2
+"""Bytes of a value of a picture or of latents in a data set, and of a picture on its way to the device."""
 HOUR = 3600
 
 
@@ -68,13 +71,15 @@ def estimates(preset: Preset, workers: int, device: Device, notes: int) -> tuple
     num_latents = settings.code_width * settings.schedule.latent_grid.area + settings.num_codes
     second = autoregressor_step(preset.autoregressor, settings, device.kind)
     return (
-        estimate("tokenizer", tokenizer_step(first, device.kind), workers, device, notes, num_values),
-        estimate("autoregressor", second, workers, device, notes, num_latents),
+        estimate("tokenizer", tokenizer_step(first, device.kind), workers, device, notes, num_values, STORED),
+        estimate("autoregressor", second, workers, device, notes, num_latents, FLOAT32),
     )
 
 
-def estimate(stage: str, step: DryStep, workers: int, device: Device, notes: int, num_values: int) -> Estimate:
-    """`num_values`: of a note as it is stored, in 16 bits."""
+def estimate(
+    stage: str, step: DryStep, workers: int, device: Device, notes: int, num_values: int, prepared: int
+) -> Estimate:
+    """`num_values`: of a note; `prepared`: the bytes of one in a batch."""
     train, parameters = step.train, num_parameters(step.model)
     memory, work = memory_of(step, workers, device.kind), work_of(step, workers, device.kind)
     shard = memory.weights // FLOAT32
@@ -89,7 +94,7 @@ def estimate(stage: str, step: DryStep, workers: int, device: Device, notes: int
         batch_size=train.batch_size,
         num_parameters=parameters,
         memory=memory,
-        host_bytes=host_bytes(train, workers, memory, parameters, notes, num_values, device),
+        host_bytes=host_bytes(train, workers, memory, parameters, notes, num_values, prepared, device),
         step_flops=workers * work.total_flops,
         step_seconds=seconds,
         utilisation=work.total_flops / seconds / device.peak,
@@ -97,12 +102,22 @@ def estimate(stage: str, step: DryStep, workers: int, device: Device, notes: int
 
 
 def host_bytes(
-    train: TrainConfig, workers: int, memory: Memory, parameters: int, notes: int, num_values: int, device: Device
+    train: TrainConfig,
+    workers: int,
+    memory: Memory,
+    parameters: int,
+    notes: int,
+    num_values: int,
+    prepared: int,
+    device: Device,
 ) -> int:
     """Of the first worker's process, at the most of a training step, a validation and an export."""
-    window = min(notes, train.shuffle_rows + 2 * ROWS_IN_GROUP) * num_values * 2
-    ahead = (PREFETCH + 1) * ceil(train.batch_size / workers) * num_values * FLOAT32
-    validated = min(notes, train.validation_rows) // workers * num_values * (2 + FLOAT32)
+    read_at_once = READERS * ROWS_IN_GROUP
+    # Twice: what is decompressed grows into place.
+    window = min(notes, train.shuffle_rows + train.batch_size + 2 * read_at_once) * num_values * STORED
+    ahead = (PREFETCH + 1) * ceil(train.batch_size / workers) * num_values * prepared
+    validated = min(notes, train.validation_rows) // workers * num_values * (STORED + prepared)
+    validated += min(notes, read_at_once) * num_values * STORED
     exported = 2 * parameters * FLOAT32
     if device.kind == "cuda":
         return PROCESS + window + ahead + max(validated, exported)

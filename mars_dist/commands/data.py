@@ -93,7 +93,7 @@ def show(arguments: Sequence[str]) -> None:
     if command.notes < 1:
         raise ValueError(f"--notes: {command.notes} must be at least 1")
     out = local(command.out)
-    from mars_dist.dataset import Rows
+    from mars_dist.rows import Rows
     from mars_dist.show import draw, table
 
     rows = Rows(command.data, command.split)

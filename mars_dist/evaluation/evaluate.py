@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import Columns, DatasetInfo, Rows, require_same
+from mars_dist.dataset import Columns, DatasetInfo, require_same
 from mars_dist.evaluation.judges import Features, Judges
 from mars_dist.evaluation.lines import (
     Version,
@@ -38,6 +38,7 @@ from mars_dist.metrics.codebook import count_codes, usage
 from mars_dist.metrics.neighbours import NearestNote
 from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.phase import Phase
+from mars_dist.rows import Rows
 from mars_dist.sampling import SamplingConfig
 from mars_dist.storage import Folder
 
@@ -267,8 +268,8 @@ def nearest_training_notes(task: Task, outcomes: list[Outcome]) -> tuple[dict[st
         line: NearestNote(torch.cat([outcome.likeness[line] for outcome in outcomes])) for line in outcomes[0].likeness
     }
     nearest: dict[str, Tensor] = {}
-    for group in training.groups:
-        bank_N1FN = pictures_of(training.read_group(group, ["picture"]), spectrogram)
+    for columns in training.in_turn(training.groups, ["picture"]):
+        bank_N1FN = pictures_of(columns, spectrogram)
         first = found["real"].num_seen
         for search in found.values():
             search.update(likeness_of(bank_N1FN))

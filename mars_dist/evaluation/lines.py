@@ -16,11 +16,12 @@ from mars_dist import codes
 from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, multiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import Columns, Rows
+from mars_dist.dataset import Columns
 from mars_dist.devices import own_device
 from mars_dist.fetched import on_disk
 from mars_dist.model import CONFIG, Mars
 from mars_dist.phase import Phase, wave_from_picture
+from mars_dist.rows import Rows
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json
 from mars_dist.spectrogram import picture_from_wave
@@ -83,17 +84,7 @@ def model_of(folder: Address) -> Mars:
 
 def read(data: str, split: str, wanted: NDArray[np.int64], names: list[str] = COLUMNS) -> Columns:
     """The wanted rows of a split, in their order."""
-    rows = Rows(data, split)
-    starts = np.cumsum([0] + [group.num_rows for group in rows.groups])
-    parts: list[Columns] = []
-    for group, start in zip(rows.groups, starts, strict=False):
-        inside = np.flatnonzero((wanted >= start) & (wanted < start + group.num_rows))
-        if len(inside):
-            found = rows.read_group(group, names)
-            parts.append({name: values[wanted[inside] - start] for name, values in found.items()} | {"place": inside})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    back = np.argsort(joined.pop("place"))
-    return {name: values[back] for name, values in joined.items()}
+    return Rows(data, split).take(wanted, names)
 
 
 def real_version(spectrogram: SpectrogramConfig, columns: Columns) -> Version:

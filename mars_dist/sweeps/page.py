@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from mars_dist.dataset import DatasetInfo, Rows
+from mars_dist.dataset import DatasetInfo
 from mars_dist.report.figures import curve_figure
 from mars_dist.report.html import document, section
 from mars_dist.report.parts import Curve
 from mars_dist.report.plots import Axis, Point, cloud, parallel
+from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.sweeps.metrics import known
 from mars_dist.sweeps.records import Record

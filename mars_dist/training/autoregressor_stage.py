@@ -13,12 +13,13 @@ from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, mean_per_scale
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorRunConfig
-from mars_dist.dataset import Columns, Rows
+from mars_dist.dataset import Columns
 from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, model_fingerprint, read_config, save_autoregressor
+from mars_dist.rows import Rows
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows, rows_at_once
+from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, require_rows, rows_at_once
 from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -52,8 +53,10 @@ class AutoregressorStage:
         instruments = np.unique(labels["instrument_str"]).tolist() if settings.condition_on_instrument else ()
         self.vocabulary = Vocabulary(tuple(instruments), settings.condition_on_qualities)
         self.histogram = Histogram.of(self.vocabulary.of_rows(labels))
-        loader = (COLUMNS, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
-        self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
+        self.batches = Batches(
+            rows, COLUMNS, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
+        )
+        self.held_out = HeldOut(held_out, COLUMNS, self.prepare)
         torch.manual_seed(self.train.seed)
         cardinalities = self.vocabulary.cardinalities
         self.model = sharding.on_rank_0(

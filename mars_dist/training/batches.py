@@ -1,13 +1,11 @@
 """The endless stream of training batches: (seed, step) gives the global batch, a worker takes its slice.
 
-Rows are shuffled across shards without holding the data set in memory: row groups in random order are put together to
-windows of about `window_rows` rows, and rows are shuffled within a window.
+A slice lies in few row groups (order.py), so workers share the reading as they share the work.
 """
 
 import math
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from itertools import count
 from time import perf_counter
 from typing import NamedTuple
@@ -17,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from mars_dist.config import TrainConfig
-from mars_dist.dataset import Columns, Rows
+from mars_dist.dataset import ROWS_IN_GROUP, Columns
+from mars_dist.rows import READERS, Rows
+from mars_dist.training.order import Order
 
 Batch = dict[str, torch.Tensor]
 PREFETCH = 2
+"""Batches that are made ahead."""
 
 
 class Timed(NamedTuple):
@@ -30,10 +31,18 @@ class Timed(NamedTuple):
     waited: float
 
 
+class Kept(NamedTuple):
+    """A row group that is read, or being read."""
+
+    columns: Future[Columns]
+    until: int
+    """The place in the order of rows from which on it is needed no more."""
+
+
 class Batches:
     """Batches of one split, for any number of workers and from any step.
 
-    `prepare` makes tensors of columns, in the reading thread.
+    `prepare` makes tensors of columns, in the thread that reads ahead.
     """
 
     def __init__(
@@ -45,77 +54,95 @@ class Batches:
         seed: int,
         window_rows: int,
     ) -> None:
-        self.rows, self.columns, self.prepare = rows, columns, prepare
-        self.batch_size, self.seed = batch_size, seed
-        sizes = [group.num_rows for group in rows.groups]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.window_groups = max(1, round(window_rows / max(sizes)))
-        self.order = lru_cache(maxsize=2)(self._order)
-        self.group = lru_cache(maxsize=self.window_groups + 2)(lambda i: rows.read_group(rows.groups[i], columns))
+        self.rows, self.columns, self.prepare, self.batch_size = rows, columns, prepare, batch_size
+        self.order = Order([group.num_rows for group in rows.groups], window_rows, seed)
+        self.readers = ThreadPoolExecutor(READERS)
+        self.kept: dict[int, Kept] = {}
 
     def global_rows(self, step: int) -> NDArray[np.int64]:
         """The rows, numbered through the split, of the global batch of a step."""
-        num_rows = self.starts[-1]
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.array([self.order(int(place // num_rows))[place % num_rows] for place in places])
-
-    def load(self, step: int, rank: int, world_size: int) -> Batch:
-        """The worker's slice of the global batch of a step, and each row's place in that batch."""
-        mine = self.slice_of(rank, world_size)
-        batch = self.read(self.global_rows(step)[mine])
-        return batch | {"place": torch.arange(self.batch_size)[mine]}
+        return self.order.batch(step, self.batch_size)[0]
 
     def slice_of(self, rank: int, world_size: int) -> slice:
         """A worker's places in the global batch."""
         return slice(*(worker * self.batch_size // world_size for worker in (rank, rank + 1)))
 
-    def read(self, rows: NDArray[np.int64]) -> Batch:
-        """The given rows of the split."""
-        found = [(self.group(group), row) for group, row in self.located(rows)]
-        return self.prepare({name: np.stack([columns[name][i] for columns, i in found]) for name in self.columns})
+    def load(self, step: int, rank: int, world_size: int) -> Batch:
+        """The worker's slice of the global batch of a step, and each row's place in that batch."""
+        self.ask(step, rank, world_size)
+        mine = self.slice_of(rank, world_size)
+        rows = self.global_rows(step)[mine]
+        columns = self.columns_of(rows)
+        self.kept = {group: kept for group, kept in self.kept.items() if kept.until > (step + 1) * self.batch_size}
+        return self.prepare(columns) | {"place": torch.arange(self.batch_size)[mine]}
+
+    def ask(self, step: int, rank: int, world_size: int, most_kept: float = math.inf) -> bool:
+        """Begin to read the row groups of a worker's slice, until so many are kept. Returns whether all are begun."""
+        rows, ends = (values[self.slice_of(rank, world_size)] for values in self.order.batch(step, self.batch_size))
+        for group, end in zip(self.rows.group_of(rows).tolist(), ends.tolist(), strict=True):
+            if group not in self.kept:
+                if len(self.kept) >= most_kept:
+                    return False
+                self.kept[group] = Kept(self.begin(group), end)
+            self.kept[group] = self.kept[group]._replace(until=max(self.kept[group].until, end))
+        return True
+
+    def begin(self, group: int) -> Future[Columns]:
+        return self.readers.submit(self.rows.read_group, self.rows.groups[group], self.columns)
+
+    def columns_of(self, rows: NDArray[np.int64]) -> Columns:
+        """Of rows whose groups were asked for."""
+        groups = self.rows.group_of(rows)
+        places = zip(groups.tolist(), rows - self.rows.starts[groups], strict=True)
+        found = [(self.kept[group].columns.result(), inside) for group, inside in places]
+        return {name: np.stack([columns[name][i] for columns, i in found]) for name in self.columns}
 
     def names(self, step: int, rank: int, world_size: int) -> list[str]:
         """The notes of a worker's slice."""
-        located = self.located(self.global_rows(step)[self.slice_of(rank, world_size)])
-        return [str(self.rows.read_group(self.rows.groups[group], ["note_str"])["note_str"][i]) for group, i in located]
-
-    def located(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
-        """The row group of each row, and its place within."""
-        groups = np.searchsorted(self.starts, rows, side="right") - 1
-        return [(int(group), int(row - self.starts[group])) for group, row in zip(groups, rows, strict=True)]
-
-    def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
-        """A worker's slice of about `num_rows` rows that lie evenly over the split: the same ones at any time."""
-        rows = np.linspace(0, self.starts[-1] - 1, self.num_evenly(num_rows, world_size)).round().astype(np.int64)
-        return self.read(np.array_split(rows, world_size)[rank])
-
-    def num_evenly(self, num_rows: int, world_size: int) -> int:
-        """As many for each worker, and one at least: of very few rows several workers have the same."""
-        return max(1, min(num_rows, int(self.starts[-1])) // world_size) * world_size
+        mine = self.global_rows(step)[self.slice_of(rank, world_size)]
+        names: list[str] = self.rows.take(mine, ["note_str"])["note_str"].tolist()
+        return names
 
     def stream(self, first_step: int, rank: int, world_size: int) -> Generator[Timed, None, None]:
-        """The worker's batches from a step on, read ahead in a thread; pinned, for a GPU to copy while it works."""
+        """The worker's batches from a step on, read ahead in threads; pinned, for a GPU to copy while it works."""
+        groups_a_step = self.batch_size / ROWS_IN_GROUP
+        most_kept = self.order.span + READERS + math.ceil(groups_a_step)
+        steps_ahead = math.ceil(READERS * world_size / groups_a_step)
+        asked = first_step
 
         def fetch(step: int) -> Batch:
+            nonlocal asked
+            while asked <= step + steps_ahead and self.ask(asked, rank, world_size, most_kept):
+                asked += 1
             batch = self.load(step, rank, world_size)
+            asked = max(asked, step + 1)
             return {name: x.pin_memory() for name, x in batch.items()} if torch.cuda.is_available() else batch
 
-        with ThreadPoolExecutor(max_workers=1) as reader:
+        with ThreadPoolExecutor(max_workers=1) as maker:
             steps = count(first_step)
-            ahead: list[Future[Batch]] = [reader.submit(fetch, next(steps)) for _ in range(PREFETCH)]
+            ahead: list[Future[Batch]] = [maker.submit(fetch, next(steps)) for _ in range(PREFETCH)]
             while True:
                 before = perf_counter()
                 batch = ahead.pop(0).result()
                 waited = perf_counter() - before
-                ahead.append(reader.submit(fetch, next(steps)))
+                ahead.append(maker.submit(fetch, next(steps)))
                 yield Timed(batch, waited)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng([self.seed, epoch])
-        groups = rng.permutation(len(self.rows.groups))
-        windows = [groups[i : i + self.window_groups] for i in range(0, len(groups), self.window_groups)]
-        rows_of = lambda group: np.arange(int(self.starts[group]), int(self.starts[group + 1]))  # noqa: E731
-        return np.concatenate([rng.permutation(np.concatenate([rows_of(g) for g in window])) for window in windows])
+
+class HeldOut:
+    """Rows that lie evenly over a split: the same ones at any time."""
+
+    def __init__(self, rows: Rows, columns: list[str], prepare: Callable[[Columns], Batch]) -> None:
+        self.rows, self.columns, self.prepare = rows, columns, prepare
+
+    def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
+        """A worker's slice of about `num_rows` rows."""
+        numbers = np.linspace(0, self.rows.num_rows - 1, self.num_evenly(num_rows, world_size)).round().astype(np.int64)
+        return self.prepare(self.rows.take(np.array_split(numbers, world_size)[rank], self.columns))
+
+    def num_evenly(self, num_rows: int, world_size: int) -> int:
+        """As many for each worker, and one at least: of very few rows several workers have the same."""
+        return max(1, min(num_rows, self.rows.num_rows) // world_size) * world_size
 
 
 def require_rows(config: TrainConfig, workers: int) -> None:

@@ -4,6 +4,7 @@ Suffixes: B batch, F N bins and frames.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,16 +15,18 @@ from torch.optim import Optimizer
 from mars_dist.classifier import NUM_PITCHES, Classifier, Judgement, average_time
 from mars_dist.cmx import demultiplex
 from mars_dist.config import ClassifierRunConfig
-from mars_dist.dataset import Columns, Group, Rows
+from mars_dist.dataset import Columns
 from mars_dist.model import save_classifier
+from mars_dist.rows import Group, Rows
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, rows_at_once
+from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, rows_at_once
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
 from mars_dist.training.tokenizer_stage import require_fit
 
 LABELS = ("pitch", "family")
+COLUMNS = ["picture", *LABELS]
 UNSEEN = "test"
 """The split whose instruments were never trained on."""
 
@@ -51,14 +54,13 @@ class ClassifierStage:
     def __init__(self, config: ClassifierRunConfig, data: str, run: Run) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         require_fit(config, data, run.world_size)
-
-        def batches(split: str) -> Batches:
-            rows, shuffled = BriefRows(data, split, config.classifier.frames), self.train.shuffle_rows
-            return Batches(rows, ["picture", *LABELS], prepare, self.train.batch_size, self.train.seed, shuffled)
-
-        self.batches, self.held_out = batches("train"), batches("valid")
+        rows = partial(BriefRows, data, frames=config.classifier.frames)
+        self.batches = Batches(
+            rows(split="train"), COLUMNS, prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
+        )
+        self.held_out = HeldOut(rows(split="valid"), COLUMNS, prepare)
         self.info = self.batches.rows.info
-        self.unseen = batches(UNSEEN) if self.info.counts.get(UNSEEN) else None
+        self.unseen = HeldOut(rows(split=UNSEEN), COLUMNS, prepare) if self.info.counts.get(UNSEEN) else None
         torch.manual_seed(self.train.seed)
         self.model = sharding.on_rank_0(lambda: Classifier(config.classifier, config.spectrogram))
 

@@ -15,16 +15,17 @@ from torch.optim import Optimizer
 from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, recut
 from mars_dist.config import FEWEST_SCALES, ClassifierRunConfig, TokenizerRunConfig
-from mars_dist.dataset import Columns, Rows, require_same
+from mars_dist.dataset import Columns, require_same
 from mars_dist.losses import reconstruction_loss
 from mars_dist.metrics.codebook import advice, count_codes, scale_names, summary, usage
 from mars_dist.metrics.reconstruction import mae, mse
 from mars_dist.model import save_tokenizer
+from mars_dist.rows import Rows
 from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
-from mars_dist.training.batches import Batch, Batches, keyed_uniform, require_rows, rows_at_once
+from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, require_rows, rows_at_once
 from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -41,8 +42,10 @@ class TokenizerStage:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, data, run.world_size)
         cut_anew = partial(prepare, before=rows.info.spectrogram.cmx, after=config.spectrogram.cmx)
-        loader = (["picture"], cut_anew, self.train.batch_size, self.train.seed, self.train.shuffle_rows)
-        self.batches, self.held_out = Batches(rows, *loader), Batches(held_out, *loader)
+        self.batches = Batches(
+            rows, ["picture"], cut_anew, self.train.batch_size, self.train.seed, self.train.shuffle_rows
+        )
+        self.held_out = HeldOut(held_out, ["picture"], cut_anew)
         torch.manual_seed(self.train.seed)
         self.settings = config.codebook
         self.model = sharding.on_rank_0(lambda: Tokenizer(config.tokenizer, config.spectrogram, config.codebook))

@@ -15,9 +15,10 @@ import trial
 
 from mars_dist import pictures
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerConfig, TokenizerRunConfig
-from mars_dist.dataset import DatasetInfo, Rows
+from mars_dist.dataset import DatasetInfo
 from mars_dist.model import save_tokenizer
 from mars_dist.presets import TINY
+from mars_dist.rows import Rows
 from mars_dist.scales import Size
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder

@@ -19,12 +19,13 @@ import pytest
 import soundfile
 
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import MANIFEST, DatasetInfo, Rows
+from mars_dist.dataset import MANIFEST, DatasetInfo
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.distributed.data import encode, preprocess
 from mars_dist.lease import LEASE, sole_writer
 from mars_dist.memory import MALLOC_CONF
 from mars_dist.pictures import estimate_bytes
+from mars_dist.rows import Rows
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder, LocalFolder
 from mars_dist.training.plan import Plan

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from mars_dist.codes import encode_here
-from mars_dist.dataset import Rows
 from mars_dist.fetched import on_disk
 from mars_dist.launch import fit
 from mars_dist.model import load_tokenizer
+from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan

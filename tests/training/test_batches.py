@@ -1,7 +1,9 @@
 """Which rows a step trains on, and the noise that it draws."""
 
+from concurrent.futures import Future
 from contextlib import closing
-from itertools import islice
+from itertools import islice, pairwise
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -9,26 +11,39 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mars_dist.config import SpectrogramConfig, TrainConfig
-from mars_dist.dataset import Columns, DatasetInfo, Rows, Shard, write_shard
+from mars_dist.dataset import Columns, DatasetInfo, Shard, write_shard
+from mars_dist.rows import Rows
 from mars_dist.storage import Folder
-from mars_dist.training.batches import PREFETCH, Batch, Batches, keyed_uniform, require_rows
+from mars_dist.training.batches import PREFETCH, Batch, Batches, HeldOut, keyed_uniform, require_rows
 
 NUM_ROWS = 330
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """330 numbered rows in shards of 150, 150 and 30: eight row groups of at most 64."""
-    folder = Folder.open(tmp_path_factory.mktemp("numbered"))
-    shards = []
-    for i, first in enumerate(range(0, NUM_ROWS, 150)):
-        numbers = np.arange(first, min(first + 150, NUM_ROWS))
+def numbered(path: Path, num_rows: int) -> Rows:
+    """Numbered rows in shards of at most 150, and so in row groups of 64, 64 and 22."""
+    folder, shards = Folder.open(path), []
+    for i, first in enumerate(range(0, num_rows, 150)):
+        numbers = np.arange(first, min(first + 150, num_rows))
         shards.append(Shard(f"train-{i:05d}.parquet", "train", len(numbers)))
-        write_shard(folder, shards[-1].name, {"pitch": numbers}, {})
+        names = np.array([f"note {number}" for number in numbers])
+        write_shard(folder, shards[-1].name, {"pitch": numbers, "note_str": names}, {})
     DatasetInfo("pictures", SpectrogramConfig(), (), tuple(shards), source="numbers").save(folder)
     return Rows(folder.name, "train")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """330 rows in shards of 150, 150 and 30: seven row groups."""
+    return numbered(tmp_path_factory.mktemp("numbered"), NUM_ROWS)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Of 80 row groups, a third of them of 22 rows."""
+    return numbered(tmp_path_factory.mktemp("many"), 4000)
 
 
 def prepare(columns: Columns) -> Batch:
@@ -63,6 +78,67 @@ def test_seeds_and_windows_shuffle_otherwise(rows: Rows) -> None:
     )
     assert usual != other and usual != narrow
     assert usual == numbers(batches_of(rows), range(10))
+
+
+def places_of(batches: Batches, num_passes: int) -> NDArray[np.int64]:
+    """(passes, rows): when in a pass each row comes, as a share of it."""
+    num_rows = batches.rows.num_rows
+    order = np.array(numbers(batches, range(num_passes * num_rows))).reshape(num_passes, num_rows)
+    return np.argsort(order, axis=1) / num_rows
+
+
+def test_where_all_groups_fit_a_window_every_order_is_as_likely(rows: Rows) -> None:
+    """Each row anywhere, whatever its group, and neighbours apart from one another."""
+    places_PR = places_of(batches_of(rows, 1, window_rows=1000), 200)
+    assert np.abs(np.sort(places_PR, axis=0) - np.linspace(0, 1, 200)[:, None]).max() < 0.16  # chance: 330 x 4e-5
+    assert abs(np.corrcoef(places_PR[:, :-1].ravel(), places_PR[:, 1:].ravel())[0, 1]) < 0.02
+
+
+def test_rows_of_a_group_come_within_a_window_and_as_far_apart_as_it_allows(many: Rows) -> None:
+    """Round the end of a pass to its start."""
+    places_R = places_of(batches_of(many, 1, window_rows=640), 1)[0]
+    spans = []
+    for first, end in pairwise(many.starts.tolist()):
+        turned = np.sort(places_R[first:end])
+        gaps = np.diff(np.append(turned, turned[0] + 1))
+        spans.append(1 - gaps.max())
+    share = 10 / len(many.groups)
+    assert 0.7 * share < np.mean(spans) < share and max(spans) < 1.3 * share
+
+
+@pytest.mark.parametrize(("world_size", "most"), [(1, 1.2), (2, 0.75), (4, 0.55), (8, 0.45)])
+def test_workers_share_the_reading(many: Rows, world_size: int, most: float) -> None:
+    """A group is read once; by several workers where it is about the border of their slices. What is over is let go."""
+    begun, kept = list[int](), list[int]()
+
+    class Counted(Batches):
+        def begin(self, group: int) -> Future[Columns]:
+            begun.append(group)
+            return super().begin(group)
+
+    steps = many.num_rows // 64
+    for rank in range(world_size):
+        batches = Counted(many, ["pitch"], prepare, 64, 0, 640)
+        for step in range(steps):
+            expected = batches.global_rows(step)[batches.slice_of(rank, world_size)].tolist()
+            assert batches.load(step, rank, world_size)["pitch"].tolist() == expected
+            kept.append(len(batches.kept))
+    assert len(begun) / len(many.groups) / world_size < most
+    assert max(kept) <= 12
+
+
+def test_what_fits_the_window_is_read_once_for_all_passes(rows: Rows) -> None:
+    batches = batches_of(rows, window_rows=1000)
+    for step in range(3 * NUM_ROWS // 8):
+        batches.load(step, 0, 1)
+    before = dict(batches.kept)
+    batches.load(3 * NUM_ROWS // 8, 0, 1)
+    assert len(before) == len(rows.groups) and all(batches.kept[i].columns is before[i].columns for i in before)
+
+
+def test_the_notes_of_a_slice_are_named(rows: Rows) -> None:
+    batches = batches_of(rows)
+    assert batches.names(3, 1, 2) == [f"note {number}" for number in batches.global_rows(3)[4:]]
 
 
 def test_a_window_of_one_row_group_mixes_no_groups(rows: Rows) -> None:
@@ -132,17 +208,18 @@ def test_for_a_gpu_batches_are_pinned(rows: Rows, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) -> None:
-    slices = [batches_of(rows).evenly(8, rank, world_size)["pitch"] for rank in range(world_size)]
+    held_out = HeldOut(rows, ["pitch"], prepare)
+    slices = [held_out.evenly(8, rank, world_size)["pitch"] for rank in range(world_size)]
     assert torch.cat(slices).tolist() == [0, 47, 94, 141, 188, 235, 282, 329]
 
 
-def test_of_fewer_held_out_rows_than_workers_several_have_the_same(rows: Rows) -> None:
-    batches = batches_of(rows)
-    assert batches.num_evenly(2, 3) == 3 and batches.num_evenly(10, 3) == 9
-    slices = [batches.evenly(2, rank, 3)["pitch"] for rank in range(3)]
+def test_of_fewer_held_out_rows_than_workers_several_have_the_same(rows: Rows, tmp_path: Path) -> None:
+    held_out = HeldOut(rows, ["pitch"], prepare)
+    assert held_out.num_evenly(2, 3) == 3 and held_out.num_evenly(10, 3) == 9
+    slices = [held_out.evenly(2, rank, 3)["pitch"] for rank in range(3)]
     assert [len(pitch_B) for pitch_B in slices] == [1, 1, 1] and torch.cat(slices).unique().numel() == 3
-    batches.starts = np.array([0, 1])  # a split of one row
-    assert [batches.evenly(8, rank, 2)["pitch"].tolist() for rank in range(2)] == [[0], [0]]
+    only_one = HeldOut(numbered(tmp_path, 1), ["pitch"], prepare)
+    assert [only_one.evenly(8, rank, 2)["pitch"].tolist() for rank in range(2)] == [[0], [0]]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

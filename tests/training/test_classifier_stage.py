@@ -11,8 +11,9 @@ import torch
 
 from mars_dist.cmx import demultiplex
 from mars_dist.config import ClassifierConfig, ClassifierRunConfig, SpectrogramConfig
-from mars_dist.dataset import DatasetInfo, Rows
+from mars_dist.dataset import DatasetInfo
 from mars_dist.model import load_classifier
+from mars_dist.rows import Rows
 from mars_dist.scales import Size
 from mars_dist.serialize import read_json
 from mars_dist.storage import Folder

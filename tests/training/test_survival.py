@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from mars_dist.config import TokenizerRunConfig
-from mars_dist.dataset import DatasetInfo, Rows, write_shard
+from mars_dist.dataset import DatasetInfo, write_shard
 from mars_dist.errors import Stopped, TrainingFailed
 from mars_dist.launch import fit
 from mars_dist.progress import silent
+from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.training import watchdog as watchdogs
 from mars_dist.training.checkpoint import checksum
