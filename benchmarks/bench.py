@@ -13,6 +13,7 @@ from argparse import ArgumentParser
 from datetime import date
 from pathlib import Path
 
+import torch
 from side_by_side import Table, machine
 
 from mars_dist.notes import NotesConfig, render
@@ -24,6 +25,7 @@ DOCS = HERE.parent / "docs" / "benchmarks"
 ON_NOTES = (
     "preprocessing",
     "loading",
+    "reading",
     "training_step",
     "waiting",
     "encode",
@@ -31,6 +33,7 @@ ON_NOTES = (
     "checkpoint_stall",
     "start_up",
 )
+ON_A_GPU = ("gpu",) if torch.cuda.is_available() else ()
 ALONE = ("autoregressor_step", "gains", "sampling", "phase", "growth")
 NOTES = NotesConfig(pitches=(60, 66), velocities=(100,))
 
@@ -39,7 +42,7 @@ def tables_of(name: str, out: Path) -> list[Table]:
     """What a benchmark has found. Raises CalledProcessError."""
     found = out / f"{name}.json"
     words = [sys.executable, HERE / f"{name}.py", "--json", found]
-    if name in ON_NOTES:
+    if name in (*ON_NOTES, *ON_A_GPU):
         words += ["--notes", out / "notes", "--out", out / "work"]
     subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
     return [Table(**table) for table in json.loads(found.read_text())["tables"]]
@@ -51,7 +54,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     render(out / "notes", NOTES, progress=tenths("notes"))
     parts, failed = [], False
-    for name in (*ON_NOTES, *ALONE):
+    for name in (*ON_NOTES, *ALONE, *ON_A_GPU):
         print(f"{name} ...", flush=True)
         try:
             parts += [f"<!-- benchmarks/{name}.py -->", *map(str, tables_of(name, out))]

@@ -35,7 +35,7 @@ from mars_dist.training.batches import Batch, Batches
 KINDS = {"pictures": ["picture"], "codes": autoregressor_stage.COLUMNS}
 WORKERS = (1, 2, 4, 8)
 ROWS, BATCH, WINDOW = 6144, 256, 1024
-FIRST, STEPS = 8, 40
+FIRST, STEPS = 8, 24
 """Batches that fill the window, and those that are timed."""
 SECONDS = 0.03
 STRANGER = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}

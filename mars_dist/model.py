@@ -29,7 +29,7 @@ from mars_dist.dataset import Columns, DatasetInfo
 from mars_dist.fetched import on_disk
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT, Phase, wave_from_picture
-from mars_dist.precision import in_bf16
+from mars_dist.precision import Network, in_bf16
 from mars_dist.products import packed
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.serialize import fingerprint, first_difference, from_plain, read_json, to_plain, write_json
@@ -157,9 +157,11 @@ class Mars:
     spectrogram: SpectrogramConfig
     vocabulary: Vocabulary
     histogram: Histogram
+    pack: bool = True
+    """On a CPU: compute with copies whose weights are laid out for it, faster and in more memory."""
 
     @classmethod
-    def from_pretrained(cls, folder: Address, device: torch.device | str = "cpu") -> "Mars":
+    def from_pretrained(cls, folder: Address, device: torch.device | str = "cpu", *, pack: bool = True) -> "Mars":
         """Read an autoregressor's folder, local or s3://: JSON and safetensors only.
 
         Raises ValueError where it does not fit.
@@ -173,7 +175,8 @@ class Mars:
         histogram = Histogram.load(folder / HISTOGRAM, vocabulary.cardinalities)
         settings = (run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
         autoregressor = build_with(lambda: Autoregressor(*settings), folder / WEIGHTS)
-        return cls(tokenizer.to(device), autoregressor.to(device), tokenizer_run.spectrogram, vocabulary, histogram)
+        networks = tokenizer.to(device), autoregressor.to(device)
+        return cls(*networks, tokenizer_run.spectrogram, vocabulary, histogram, pack)
 
     @property
     def device(self) -> torch.device:
@@ -229,15 +232,18 @@ class Mars:
     @cached_property
     def packed_tokenizer(self) -> Tokenizer:
         """What encodes and decodes; like the samplers a copy, made once it is needed."""
-        return packed(self.tokenizer)
+        return self.laid_out(self.tokenizer)
 
     @cached_property
     def float32_sampler(self) -> Autoregressor:
-        return packed(self.autoregressor)
+        return self.laid_out(self.autoregressor)
 
     @cached_property
     def bf16_sampler(self) -> Autoregressor:
-        return packed(in_bf16(self.autoregressor))
+        return self.laid_out(in_bf16(self.autoregressor))
+
+    def laid_out(self, network: Network) -> Network:
+        return packed(network) if self.pack else network
 
     @torch.inference_mode()
     def encode(self, waves_BT: Tensor) -> Tensor:

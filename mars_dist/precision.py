@@ -29,7 +29,12 @@ def settled(asked: Precision, device: Literal["cpu", "cuda"]) -> Precision:
     """float32 or bf16: what was asked for, or for `auto` what suits a GPU, or this machine's CPU."""
     if asked != "auto":
         return asked
-    return "bf16" if device == "cuda" or cpu_multiplies_bf16() else "float32"
+    return "bf16" if (gpu_multiplies_bf16() if device == "cuda" else cpu_multiplies_bf16()) else "float32"
+
+
+def gpu_multiplies_bf16() -> bool:
+    """Of this machine, where it has one; those that are only named (check/device.py) do. A T4 or V100 emulates it."""
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @lru_cache

@@ -273,6 +273,13 @@ def test_both_networks_keep_their_weights_beside_the_packed_ones(folder: Path) -
     assert set(packs) == {PackedLinear if has_onednn() else nn.Linear}
 
 
+def test_it_does_without_packed_weights_and_sounds_the_same(folder: Path) -> None:
+    plain, usual = Mars.from_pretrained(folder, pack=False), Mars.from_pretrained(folder)
+    assert plain.float32_sampler is plain.autoregressor and plain.packed_tokenizer is plain.tokenizer
+    codes_BL = usual.encode(0.1 * torch.randn(2, SPECTROGRAM.num_samples))
+    torch.testing.assert_close(plain.decode(codes_BL), usual.decode(codes_BL), rtol=1e-4, atol=1e-4)
+
+
 def test_a_list_of_another_length_is_refused(folder: Path) -> None:
     mars = Mars.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"sampling.temperature: 2 values \(1.0 0.9\) for the 3 scales of this model"):

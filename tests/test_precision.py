@@ -23,6 +23,16 @@ def test_a_cpu_that_only_emulates_bf16_trains_in_float32(
     assert settled("auto", "cpu") == chosen
 
 
+@pytest.mark.parametrize("can, chosen", [(False, "float32"), (True, "bf16")])
+def test_a_gpu_that_only_emulates_bf16_trains_in_float32(
+    can: bool, chosen: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settled("auto", "cuda") == "bf16"  # there is none here: it is only named
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or can)
+    assert settled("auto", "cuda") == chosen
+
+
 @pytest.mark.parametrize("asked", ["float32", "bf16"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_is_asked_for_is_done(asked: Precision, device: Literal["cpu", "cuda"], this_cpu_can: Describe) -> None:

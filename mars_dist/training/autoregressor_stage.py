@@ -132,9 +132,8 @@ class AutoregressorStage:
         metrics = {"step": step} | figures
         folder, vocabulary, histogram = self.run.folder, self.vocabulary, self.histogram
         save_autoregressor(folder, weights, self.config, vocabulary, histogram, self.tokenizer_folder, metrics)
-        mars = Mars.from_pretrained(folder, self.run.device)
         # A few notes are not worth a copy of the weights beside all that a training holds.
-        mars.float32_sampler, mars.packed_tokenizer = mars.autoregressor, mars.tokenizer
+        mars = Mars.from_pretrained(folder, self.run.device, pack=False)
         shown = self.held_out.evenly(SHOWN, 0, 1)
         conditions = {name: shown[name] for name in self.vocabulary.cardinalities}
         sample = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())
