@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.config import CodebookConfig, SpectrogramConfig, TokenizerConfig
+from mars_dist.devices import full_float32
 from mars_dist.layers import Blocks, grow, init_transformer, shrink
 from mars_dist.quantizer import MultiScaleQuantizer, Quantized
 from mars_dist.scales import Size
@@ -54,6 +55,7 @@ class Tokenizer(nn.Module):
         y_BCHW = self.picture(f_BChw if bypass else quantized.f_hat_BChw)
         return Reconstruction(y_BCHW, f_BChw, quantized)
 
+    @full_float32()
     def latents(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> latents (B, C_vae, h, w)."""
         return self.encoder((x_BCHW + 1) * GAIN)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.config import SpectrogramConfig, TokenizerConfig
@@ -54,6 +54,19 @@ def test_codes_hold_all_that_the_reconstruction_needs(tokenizer: Tokenizer, shor
     codes_BL = tokenizer.encode(x_BCHW)
     assert torch.equal(codes_BL, reconstruction.quantized.codes_BL)
     torch.testing.assert_close(tokenizer.decode(codes_BL), reconstruction.picture_BCHW, rtol=0, atol=1e-5)
+
+
+def test_the_encoders_convolutions_are_not_rounded_to_tf32(
+    short: SpectrogramConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where cuDNN may: here the switch is looked at."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    tokenizer, rounded = build(replace(TINY, scales=SCHEDULES["smaller"], stem=2), short), list[bool]()
+    for part in tokenizer.encoder.patches.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_pre_hook(lambda *_: rounded.append(torch.backends.cudnn.allow_tf32))
+    tokenizer.encode(pictures(short))
+    assert rounded == [False] * 4 and torch.backends.cudnn.allow_tf32
 
 
 def test_codes_do_not_depend_on_the_batch(tokenizer: Tokenizer, short: SpectrogramConfig) -> None:
