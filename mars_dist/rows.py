@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from mars_dist.dataset import MANIFEST, ROWS_IN_GROUP, Columns, DatasetInfo, from_table
 from mars_dist.storage import Folder
 
-READERS = 4
-"""Row groups that are read at once: a store that is far away takes its time for each."""
-
 
 class Group(NamedTuple):
     """Rows that are read together: one row group of a shard."""
@@ -97,12 +94,12 @@ class Rows:
         return from_table(table.select(list(columns)))
 
     def in_turn(self, groups: Iterable[Group], columns: Sequence[str]) -> Iterator[Columns]:
-        """One group after the other, the next ones read meanwhile: no more than `READERS` wait."""
-        with ThreadPoolExecutor(READERS) as readers:
+        """One group after the other, the next ones read meanwhile: no more than are read at once wait."""
+        with ThreadPoolExecutor(self.folder.at_once) as readers:
             waiting: deque[Future[Columns]] = deque()
             for group in groups:
                 waiting.append(readers.submit(self.read_group, group, columns))
-                if len(waiting) > READERS:
+                if len(waiting) > self.folder.at_once:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -119,6 +116,6 @@ class Rows:
     def read(self, columns: Sequence[str]) -> Columns:
         """The columns of the whole split, in order: meant for small columns."""
         shards = [list(groups) for _, groups in groupby(self.groups, key=attrgetter("shard"))]
-        with ThreadPoolExecutor(READERS) as readers:
+        with ThreadPoolExecutor(self.folder.at_once) as readers:
             parts = list(readers.map(lambda groups: self.read_groups(groups, columns), shards))
         return {name: np.concatenate([part[name] for part in parts]) for name in columns}

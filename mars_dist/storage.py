@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
@@ -39,6 +39,8 @@ class Folder(ABC):
     name: str
     """As the user wrote it, for messages."""
     path: str
+    at_once: ClassVar[int]
+    """Large pieces that are read at the same time: a store that is far away takes its time for each."""
 
     @staticmethod
     def open(name: str | Path) -> "Folder":
@@ -146,6 +148,7 @@ class Folder(ABC):
 class LocalFolder(Folder):
     name: str
     path: str
+    at_once = 4
 
     @property
     def files(self) -> fs.FileSystem:
@@ -211,6 +214,7 @@ class S3Folder(Folder):
     path: str
     endpoint_override: str | None = None
     """host:port, of a store that is not Amazon's."""
+    at_once = 8
     scheme: str = field(default="https", kw_only=True)
     region: str | None = field(default=None, kw_only=True)
 

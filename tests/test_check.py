@@ -17,8 +17,7 @@ from mars_dist.costs import cost_of
 from mars_dist.dryrun import Work
 from mars_dist.node import Node
 from mars_dist.presets import PRESETS, Preset
-from mars_dist.rows import READERS
-from mars_dist.storage import Folder
+from mars_dist.storage import Folder, S3Folder
 
 GIB = 2**30
 
@@ -108,7 +107,7 @@ def test_a_process_holds_what_it_reads() -> None:
     preset = PRESETS["debug"]
     cpu = Cpu(1, {torch.bfloat16: 4e11, torch.float32: 1e11}, 4e10, 3e-6, 8 * GIB)
     few, many = (estimates(preset, 1, gpu("l4", 0.3), notes)[0].host_bytes for notes in (100, 10**6))
-    row, read_at_once = 2 * 256 * 512, READERS * 64
+    row, read_at_once = 2 * 256 * 512, S3Folder.at_once * 64
     assert PROCESS + 200 * row < few < PROCESS + 300 * row
     window = 1024 + preset.tokenizer.train.batch_size + 2 * read_at_once
     assert many - few == pytest.approx((window + read_at_once - 2 * 100) * row, rel=0.01)

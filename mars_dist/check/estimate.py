@@ -17,7 +17,7 @@ from mars_dist.costs import (
 )
 from mars_dist.dataset import ROWS_IN_GROUP
 from mars_dist.presets import Preset
-from mars_dist.rows import READERS
+from mars_dist.storage import S3Folder
 from mars_dist.training.batches import PREFETCH
 from mars_dist.training.optim import matrices_of
 
@@ -112,8 +112,8 @@ def host_bytes(
     device: Device,
 ) -> int:
     """Of the first worker's process, at the most of a training step, a validation and an export."""
-    read_at_once = READERS * ROWS_IN_GROUP
-    # Twice: what is decompressed grows into place.
+    read_at_once = S3Folder.at_once * ROWS_IN_GROUP
+    # Of a store that is far away, a disk takes half as many; twice, since what is decompressed grows into place.
     window = min(notes, train.shuffle_rows + train.batch_size + 2 * read_at_once) * num_values * STORED
     ahead = (PREFETCH + 1) * ceil(train.batch_size / workers) * num_values * prepared
     validated = min(notes, train.validation_rows) // workers * num_values * (STORED + prepared)

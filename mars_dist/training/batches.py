@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mars_dist.config import TrainConfig
 from mars_dist.dataset import ROWS_IN_GROUP, Columns
-from mars_dist.rows import READERS, Rows
+from mars_dist.rows import Rows
 from mars_dist.training.order import Order
 
 Batch = dict[str, torch.Tensor]
@@ -56,7 +56,7 @@ class Batches:
     ) -> None:
         self.rows, self.columns, self.prepare, self.batch_size = rows, columns, prepare, batch_size
         self.order = Order([group.num_rows for group in rows.groups], window_rows, seed)
-        self.readers = ThreadPoolExecutor(READERS)
+        self.readers = ThreadPoolExecutor(rows.folder.at_once)
         self.kept: dict[int, Kept] = {}
 
     def global_rows(self, step: int) -> NDArray[np.int64]:
@@ -106,8 +106,9 @@ class Batches:
     def stream(self, first_step: int, rank: int, world_size: int) -> Generator[Timed, None, None]:
         """The worker's batches from a step on, read ahead in threads; pinned, for a GPU to copy while it works."""
         groups_a_step = self.batch_size / ROWS_IN_GROUP
-        most_kept = self.order.span + READERS + math.ceil(groups_a_step)
-        steps_ahead = math.ceil(READERS * world_size / groups_a_step)
+        groups_ahead = self.rows.folder.at_once
+        most_kept = self.order.span + groups_ahead + math.ceil(groups_a_step)
+        steps_ahead = math.ceil(groups_ahead * world_size / groups_a_step)
         asked = first_step
 
         def fetch(step: int) -> Batch:
