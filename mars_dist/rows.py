@@ -1,7 +1,7 @@
 """The rows of one split of a data set, read by the row group, wherever they lie."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import groupby
@@ -93,7 +93,7 @@ class Rows:
             )
         return from_table(table.select(list(columns)))
 
-    def in_turn(self, groups: Iterable[Group], columns: Sequence[str]) -> Iterator[Columns]:
+    def in_turn(self, groups: Iterable[Group], columns: Sequence[str]) -> Generator[Columns, None, None]:
         """One group after the other, the next ones read meanwhile: no more than are read at once wait."""
         with ThreadPoolExecutor(self.folder.at_once) as readers:
             waiting: deque[Future[Columns]] = deque()

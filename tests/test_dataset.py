@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,30 @@ def test_rows_are_read_by_groups(pictures: Path) -> None:
     assert same(found, {name: columns(150)[name][64:128] for name in ("pitch", "picture", "note_str")})
     everything = rows.read(["pitch", "instrument_str"])
     assert (everything["pitch"] == np.arange(170)).all()
+
+
+def test_rows_are_taken_in_any_order_and_more_than_once(pictures: Path) -> None:
+    rows, names = Rows(pictures, "train"), ["pitch", "picture", "note_str"]
+    wanted = np.array([169, 3, 150, 63, 64, 3, 0, 127, 128, 149])
+    found, all_of_them = rows.take(wanted, names), rows.read(names)
+    assert found["pitch"].tolist() == wanted.tolist()
+    assert same(found, {name: values[wanted] for name, values in all_of_them.items()})
+
+
+def test_a_few_groups_are_read_ahead_and_no_more(pictures: Path) -> None:
+    """Nobody asks for more than the first two."""
+    begun = list[Group]()
+
+    class Counted(Rows):
+        def read_group(self, group: Group, columns: Sequence[str]) -> Columns:
+            begun.append(group)
+            return super().read_group(group, columns)
+
+    rows = Counted(pictures, "train")
+    with closing(rows.in_turn(rows.groups * 10, ["pitch"])) as groups:
+        found = [next(groups)["pitch"][0], next(groups)["pitch"][0]]
+    assert found == [0, 64] and len(begun) == 2 + rows.folder.at_once
+    assert [len(found["pitch"]) for found in rows.in_turn(rows.groups, ["pitch"])] == [64, 64, 22, 20]
 
 
 def test_threads_may_share_a_store(pictures: Path) -> None:
