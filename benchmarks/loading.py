@@ -19,6 +19,7 @@ from check import prepare
 from side_by_side import Table, exponent, options, tell
 
 from mars_dist import dataset
+from mars_dist import rows as reading
 from mars_dist.config import TrainConfig
 from mars_dist.dataset import DatasetInfo, shard_bytes
 from mars_dist.rows import Rows
@@ -35,10 +36,16 @@ def rewrite(data: str, out: Path, num_rows: int) -> None:
     source, folder = Folder.open(data), Folder.open(out)
     info = DatasetInfo.load(source)
     tables = {shard.name: whole_shard(Rows(data, shard.split), shard.name) for shard in info.shards}
-    dataset.ROWS_IN_GROUP = num_rows
+    regroup(num_rows)
     for name, columns in tables.items():
         folder.write(name, shard_bytes(columns, {}))
     info.save(folder)
+
+
+def regroup(num_rows: int) -> None:
+    """So many rows in a row group, for who writes and for who reads."""
+    for module in (dataset, reading):
+        vars(module)["ROWS_IN_GROUP"] = num_rows
 
 
 def whole_shard(rows: Rows, shard: str) -> dataset.Columns:
@@ -126,13 +133,13 @@ def main() -> None:
 
 def row(data: str, out: Path, num_rows: int, rounds: int) -> list[str]:
     shutil.rmtree(out, ignore_errors=True)
-    dataset.ROWS_IN_GROUP = 64
+    regroup(64)
     rewrite(data, out, num_rows)
     rows = Rows(out, "train")
     array = rows.info.arrays[0]
     raw = np.dtype(array.dtype).itemsize * int(np.prod(array.shape))
     stored = sum((out / name).stat().st_size for name in {group.shard for group in rows.groups})
-    groups = max(1, round(WINDOW / num_rows)) + 2
+    groups = max(1, round(WINDOW / num_rows)) + 1
     seconds = seconds_a_row(out, [array.name], WINDOW, rounds)
     return [
         str(num_rows),
