@@ -10,7 +10,7 @@ import torch
 from check import prepare
 from side_by_side import Call, Table, options, product, product_rate, take_turns, tell
 
-from mars_dist.codes import encode_group
+from mars_dist.codes import LABELS, encode_group
 from mars_dist.costs import build_tokenizer
 from mars_dist.dryrun import count_flops
 from mars_dist.presets import PRESETS
@@ -21,7 +21,8 @@ NAMES = ("tiny", "small")
 
 def group(home: Path, preset: str) -> Call:
     rows = Rows(home / preset / "pictures", "train")
-    return lambda: encode_group(rows, rows.groups[0], home / preset / "tokenizer")
+    columns, cut = ["picture", *LABELS], rows.info.spectrogram
+    return lambda: encode_group(rows.read_group(rows.groups[0], columns), cut, home / preset / "tokenizer")
 
 
 def flops_of(preset: str) -> int:

@@ -14,7 +14,7 @@ from mars_dist.dataset import Array, Columns, DatasetInfo, Shard, read_head, wri
 from mars_dist.devices import own_device
 from mars_dist.model import load_tokenizer, model_fingerprint
 from mars_dist.products import packed
-from mars_dist.rows import Group, Rows
+from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 
@@ -62,19 +62,20 @@ def make_shard(shard: Shard, pictures: str, tokenizer: Address, folder: Folder) 
     rows = Rows(pictures, shard.split)
     if read_head(folder, shard.name).fingerprint == shard.fingerprint:
         return shard.rows
-    parts = [encode_group(rows, group, tokenizer) for group in rows.groups if group.shard == shard.name]
+    groups = [group for group in rows.groups if group.shard == shard.name]
+    found = rows.in_turn(groups, ["picture", *LABELS])
+    parts = [encode_group(columns, rows.info.spectrogram, tokenizer) for columns in found]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_shard(folder, shard.name, columns, {"fingerprint": shard.fingerprint})
     return len(columns["codes"])
 
 
 @torch.inference_mode()
-def encode_group(rows: Rows, group: Group, tokenizer: Address) -> Columns:
-    """Codes and latents of a row group, beside the notes' labels."""
-    columns = rows.read_group(group, ["picture", *LABELS])
+def encode_group(columns: Columns, cut: SpectrogramConfig, tokenizer: Address) -> Columns:
+    """Codes and latents of a row group, whose pictures are as `cut` says, beside the notes' labels."""
     model, spectrogram = tokenizer_of(tokenizer)
     x_BCHW = torch.from_numpy(columns.pop("picture")).to(own_device()).float()
-    f_BChw = model.latents(recut(x_BCHW, rows.info.spectrogram.cmx, spectrogram.cmx))
+    f_BChw = model.latents(recut(x_BCHW, cut.cmx, spectrogram.cmx))
     codes_BL = model.quantizer.encode(f_BChw)
     return columns | {"codes": codes_BL.cpu().numpy().astype(np.uint16), "latents": f_BChw.half().cpu().numpy()}
 

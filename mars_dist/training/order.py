@@ -52,7 +52,7 @@ class Order:
         num_groups = len(self.sizes)
         turn_R = np.repeat(rng.permutation(num_groups), self.sizes)
         moment_R = turn_R + self.span * rng.random(self.num_rows)
-        rows_R = np.argsort(moment_R % num_groups)
+        rows_R = np.argsort(moment_R % num_groups, kind="stable")  # the same on every kind of CPU
         # A group that goes round the end is one there, and another one at the start.
         use_R = np.repeat(np.arange(num_groups), self.sizes) + num_groups * (moment_R >= num_groups)
         _, from_end, use_R = np.unique(use_R[rows_R[::-1]], return_index=True, return_inverse=True)
