@@ -113,7 +113,7 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto: bf16 where the devices of all workers multiply in it, else float32."""
     shuffle_rows: int = 1024
-    """Rows held in memory by each worker and shuffled among each other."""
+    """Rows, about, that are shuffled among each other; a worker holds those that its slices need in memory."""
     log_every: int = 20
     checkpoint_every: int = 200
     validate_every: int = 200
