@@ -26,7 +26,7 @@ from check import prepare
 from loading import enlarged
 from side_by_side import Table, options, tell
 
-from mars_dist.dataset import Columns, DatasetInfo
+from mars_dist.dataset import ROWS_IN_GROUP, Columns, DatasetInfo
 from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.training import autoregressor_stage
@@ -38,6 +38,7 @@ ROWS, BATCH, WINDOW = 6144, 256, 1024
 FIRST, STEPS = 8, 24
 """Batches that fill the window, and those that are timed."""
 SECONDS = 0.03
+"""Until the store answers."""
 STRANGER = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -84,7 +85,7 @@ def tensor_of(columns: Columns) -> Batch:
 
 
 def rate(data: str, columns: list[str], workers: int, seed: int) -> tuple[float, float]:
-    """Rows a second of all workers together, and the share of the data set that the first one has read."""
+    """Rows a second of all workers together, and the share of them that the first one reads."""
     rows, begun = Rows(data, "train"), list[int]()
 
     class Counted(Batches):
@@ -99,7 +100,7 @@ def rate(data: str, columns: list[str], workers: int, seed: int) -> tuple[float,
         start = perf_counter()
         list(islice(stream, STEPS))
         seconds = perf_counter() - start
-    return STEPS * BATCH / seconds, (len(begun) - before) * 64 / (STEPS * BATCH)
+    return STEPS * BATCH / seconds, (len(begun) - before) * ROWS_IN_GROUP / (STEPS * BATCH)
 
 
 def lines(place: str, kind: str, data: str, rounds: int) -> Iterator[list[str]]:
