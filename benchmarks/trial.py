@@ -24,7 +24,7 @@ from mars_dist.devices import own_device
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.evaluation.evaluate import Task, chosen, cut, evaluate
 from mars_dist.evaluation.judges import Judges
-from mars_dist.evaluation.lines import Version, read, real_version
+from mars_dist.evaluation.lines import COLUMNS, Version, real_version
 from mars_dist.evaluation.measures import Measured, measure
 from mars_dist.launch import fit
 from mars_dist.model import METRICS
@@ -148,9 +148,9 @@ def reconstruct(trial: Trial, rows: NDArray[np.int64]) -> Measured:
     """The figures of some real notes and of their reconstructions, silent where the tokenizer has no frequencies."""
     (tokenizer, _), settings = codes.tokenizer_of(trial.folder / "tokenizer"), spectrogram_of(trial.data)
     whole = trial.whole or trial.data
-    spectrogram, columns = spectrogram_of(whole), read(whole, "valid", rows)
+    spectrogram, columns = spectrogram_of(whole), Rows(whole, "valid").take(rows, COLUMNS)
     real = real_version(spectrogram, columns)
-    x_BCHW = torch.from_numpy(read(trial.data, "valid", rows, ["picture"])["picture"].astype(np.float32))
+    x_BCHW = torch.from_numpy(Rows(trial.data, "valid").take(rows, ["picture"])["picture"].astype(np.float32))
     picture_B1FN = demultiplex(tokenizer.decode(tokenizer.encode(x_BCHW.to(own_device()))), settings.cmx).cpu()
     num_missing = real.picture_B1FN.shape[2] - picture_B1FN.shape[2]
     picture_B1FN = torch.nn.functional.pad(picture_B1FN, (0, 0, 0, num_missing), value=-1.0)

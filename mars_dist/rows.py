@@ -119,3 +119,8 @@ class Rows:
         with ThreadPoolExecutor(self.folder.at_once) as readers:
             parts = list(readers.map(lambda groups: self.read_groups(groups, columns), shards))
         return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def evenly(num_rows: int, num: int) -> NDArray[np.int64]:
+    """`num` rows that lie evenly over all, from the first to the last; where there are fewer, some several times."""
+    return np.linspace(0, num_rows - 1, num).round().astype(np.int64)

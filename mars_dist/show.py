@@ -18,7 +18,7 @@ from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import DatasetInfo
 from mars_dist.nsynth import FAMILIES
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH, image
-from mars_dist.rows import Rows
+from mars_dist.rows import Rows, evenly
 from mars_dist.scales import Size
 from mars_dist.serialize import to_plain
 from mars_dist.storage import Folder
@@ -79,7 +79,7 @@ def families(info: DatasetInfo, folder: Folder) -> str:
 
 def draw(rows: Rows, num_notes: int) -> Image.Image:
     """Some of the notes, spread evenly over the split: their pictures, or their codes at each scale."""
-    notes = [note for note in spread(rows, num_notes)]
+    notes = spread(rows, num_notes)
     spectrogram, scales = rows.info.spectrogram, rows.info.scales
     drawn = [
         draw_codes(note["codes"], scales) if scales else draw_picture(note["picture"], spectrogram) for note in notes
@@ -100,7 +100,7 @@ def draw(rows: Rows, num_notes: int) -> Image.Image:
 def spread(rows: Rows, num_notes: int) -> list[dict[str, Any]]:
     """The values of notes that lie evenly over the split."""
     array = "codes" if rows.info.kind == "codes" else "picture"
-    wanted = np.unique(np.linspace(0, rows.num_rows - 1, min(num_notes, rows.num_rows)).round().astype(int))
+    wanted = evenly(rows.num_rows, min(num_notes, rows.num_rows))
     columns = rows.take(wanted, [array, *LABELS])
     return [{name: values[i] for name, values in columns.items()} for i in range(len(wanted))]
 

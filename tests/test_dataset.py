@@ -31,7 +31,7 @@ from mars_dist.dataset import (
     to_table,
     write_shard,
 )
-from mars_dist.rows import Group, Rows
+from mars_dist.rows import Group, Rows, evenly
 from mars_dist.scales import Size
 from mars_dist.storage import Folder
 
@@ -119,6 +119,15 @@ def test_rows_are_taken_in_any_order_and_more_than_once(pictures: Path) -> None:
     found, all_of_them = rows.take(wanted, names), rows.read(names)
     assert found["pitch"].tolist() == wanted.tolist()
     assert same(found, {name: values[wanted] for name, values in all_of_them.items()})
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000))
+def test_rows_that_lie_evenly(num_rows: int, num: int) -> None:
+    numbers = evenly(num_rows, num)
+    steps = np.diff(numbers)
+    assert len(numbers) == num and numbers[0] == 0 and (num == 1 or numbers[-1] == num_rows - 1)
+    assert num == 1 or steps.max() - steps.min() <= 2
+    assert num > num_rows or num == 1 or steps.min() > 0  # none twice where there are enough
 
 
 def test_a_few_groups_are_read_ahead_and_no_more(pictures: Path) -> None:

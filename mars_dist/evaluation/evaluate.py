@@ -17,14 +17,15 @@ from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, DatasetInfo, require_same
+from mars_dist.devices import own_device
 from mars_dist.evaluation.judges import Features, Judges
 from mars_dist.evaluation.lines import (
+    COLUMNS,
     Version,
     is_tokenizer,
     line_of,
     lines_of,
     model_of,
-    read,
     real_version,
     resynthesis,
     sounding,
@@ -35,17 +36,18 @@ from mars_dist.evaluation.measures import Measured, measure
 from mars_dist.evaluation.sets import set_measures
 from mars_dist.evaluation.work import NOTES_AT_ONCE, Map
 from mars_dist.metrics.codebook import count_codes, usage
-from mars_dist.metrics.neighbours import NearestNote
+from mars_dist.metrics.neighbours import Nearest, nearest_notes, nearest_of
 from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.phase import Phase
-from mars_dist.rows import Rows
+from mars_dist.rows import Rows, evenly
 from mars_dist.sampling import SamplingConfig
 from mars_dist.storage import Folder
 
 BITS = "bits_per_second"
 FRAMES_AT_ONCE = 4
 """Averaged before pictures are compared for likeness: it takes a quarter of the memory and of the time."""
-
+GROUPS_AT_ONCE = 8
+"""Row groups of training notes that are searched in a piece of work."""
 
 HELD_OUT = ("valid", "test")
 Asked = int | Mapping[str, int]
@@ -154,10 +156,9 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
         outcomes.append(outcome)
         count(sum(len(one.part.rows) for one in outcomes), total)
     outcomes.sort(key=lambda outcome: outcome.part.first)
-    nearest, likeness = nearest_training_notes(task, outcomes)
-    # Copies: a slice is pickled with all that it is a slice of.
+    nearest, likeness = nearest_training_notes(task, outcomes, progress, over)
     jobs = [
-        (part, {run: one_B1FN[part.first :][: len(part.rows)].clone() for run, one_B1FN in nearest.items()})
+        (part, {run: index_B[part.first :][: len(part.rows)].numpy() for run, index_B in nearest.items()})
         for part in parts
     ]
     copies, count = dict[int, tuple[Measured, Features]](), progress("their nearest training notes")
@@ -200,8 +201,8 @@ def estimates(lines: Mapping[str, Tensor]) -> dict[str, Estimate]:
 
 def chosen(num_rows: int, num_notes: int, num_shown: int) -> NDArray[np.int64]:
     """About num_notes rows that lie evenly over the split; first num_shown of them that lie evenly over these."""
-    wanted = np.unique(np.linspace(0, num_rows - 1, min(num_notes, num_rows)).round().astype(np.int64))
-    first = np.unique(np.linspace(0, len(wanted) - 1, min(num_shown, len(wanted))).round().astype(np.int64))
+    wanted = evenly(num_rows, min(num_notes, num_rows))
+    first = evenly(len(wanted), min(num_shown, len(wanted)))
     return np.concatenate([wanted[first], np.delete(wanted, first)])
 
 
@@ -214,7 +215,7 @@ def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
 
 def measure_part(part: Part, task: Task) -> Outcome:
     """Every line's figures but those of the nearest training notes."""
-    columns, info = read(task.data, task.split, part.rows), task.info
+    columns, info = Rows(task.data, task.split).take(part.rows, COLUMNS), task.info
     spectrogram = info.spectrogram
     real = real_version(spectrogram, columns)
     versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)}
@@ -239,14 +240,16 @@ def measure_part(part: Part, task: Task) -> Outcome:
     )
 
 
-def measure_copies(job: tuple[Part, dict[str, Tensor]], task: Task) -> tuple[int, Measured, Features]:
+def measure_copies(job: tuple[Part, dict[str, NDArray[np.int64]]], task: Task) -> tuple[int, Measured, Features]:
     """The figures of training notes as if they were the samples, and the place of the first one."""
-    part, pictures = job
-    columns, info = read(task.data, task.split, part.rows), task.info
+    part, nearest = job
+    columns, info, training = Rows(task.data, task.split).take(part.rows, COLUMNS), task.info, Rows(task.data, "train")
     spectrogram = info.spectrogram
     versions = {
-        line_of("nearest_training_note", run): sounding(picture_B1FN.float(), spectrogram, task.phase)
-        for run, picture_B1FN in pictures.items()
+        line_of("nearest_training_note", run): sounding(
+            pictures_of(training.take(index_B, ["picture"]), spectrogram), spectrogram, task.phase
+        )
+        for run, index_B in nearest.items()
     }
     features, real = task.judges.features(versions, info), real_version(spectrogram, columns)
     return part.first, measure(versions, real, columns, spectrogram.sample_rate, features), features
@@ -257,29 +260,35 @@ def likeness_of(picture_B1FN: Tensor) -> Tensor:
     return F.avg_pool2d(picture_B1FN, (1, FRAMES_AT_ONCE)).flatten(1).half()
 
 
-def nearest_training_notes(task: Task, outcomes: list[Outcome]) -> tuple[dict[str, Tensor], Measured]:
-    """For each run the pictures (B, 1, F, N), float16, of the training notes nearest to its samples; and how like they
-    are, for the samples and for the real notes. One pass over the training notes; none where there are no samples."""
+def nearest_training_notes(
+    task: Task, outcomes: list[Outcome], progress: Progress, over: Map
+) -> tuple[dict[str, Tensor], Measured]:
+    """For each run the rows (B,) of the training notes nearest to its samples; and how like they are, for the samples
+    and for the real notes. None where there are no samples."""
     runs = {run: line_of("sample", run) for run, folder in task.runs.items() if not is_tokenizer(folder)}
     if not runs:
         return {}, {}
+    lines = list(outcomes[0].likeness)
+    query_BD = torch.cat([outcome.likeness[line] for line in lines for outcome in outcomes])
+    firsts = range(0, len(Rows(task.data, "train").groups), GROUPS_AT_ONCE)
+    found, count = dict[int, Nearest](), progress("training notes")
+    for first, nearest in over(partial(nearest_among, task=task, query_BD=query_BD), firsts):
+        found[first] = nearest
+        count(len(found), len(firsts))
+    best = nearest_of([found[first] for first in firsts])
+    similarity, index = (dict(zip(lines, values_B.chunk(len(lines)), strict=True)) for values_B in best)
+    return {run: index[line] for run, line in runs.items()}, {"training_similarity": similarity}
+
+
+def nearest_among(first: int, task: Task, query_BD: Tensor) -> tuple[int, Nearest]:
+    """The nearest training notes among some row groups, and the first group."""
     training, spectrogram = Rows(task.data, "train"), task.info.spectrogram
-    found = {
-        line: NearestNote(torch.cat([outcome.likeness[line] for outcome in outcomes])) for line in outcomes[0].likeness
-    }
-    nearest: dict[str, Tensor] = {}
-    for columns in training.in_turn(training.groups, ["picture"]):
-        bank_N1FN = pictures_of(columns, spectrogram)
-        first = found["real"].num_seen
-        for search in found.values():
-            search.update(likeness_of(bank_N1FN))
-        for run, line in runs.items():
-            index_B = found[line].index_B
-            pictures_B1FN = nearest.setdefault(run, torch.empty(len(index_B), *bank_N1FN.shape[1:], dtype=torch.half))
-            renewed_B = index_B >= first
-            pictures_B1FN[renewed_B] = bank_N1FN[index_B[renewed_B] - first].half()
-    return nearest, {"training_similarity": {line: search.similarity_B for line, search in found.items()}}
+    groups = training.in_turn(training.groups[first : first + GROUPS_AT_ONCE], ["picture"])
+    bank = (likeness_of(pictures_of(columns, spectrogram)) for columns in groups)
+    nearest = nearest_notes(query_BD.to(own_device()), bank, int(training.starts[first]))
+    return first, Nearest(*(values_B.cpu() for values_B in nearest))
 
 
 def pictures_of(columns: Columns, spectrogram: SpectrogramConfig) -> Tensor:
-    return demultiplex(torch.from_numpy(columns["picture"].astype(np.float32)), spectrogram.cmx)
+    x_BCHW = torch.from_numpy(columns["picture"].astype(np.float32))
+    return demultiplex(x_BCHW.to(own_device()), spectrogram.cmx)

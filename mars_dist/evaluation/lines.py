@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mars_dist import codes
@@ -21,7 +20,6 @@ from mars_dist.devices import own_device
 from mars_dist.fetched import on_disk
 from mars_dist.model import CONFIG, Mars
 from mars_dist.phase import Phase, wave_from_picture
-from mars_dist.rows import Rows
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import read_json
 from mars_dist.spectrogram import picture_from_wave
@@ -80,11 +78,6 @@ def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
 def model_of(folder: Address) -> Mars:
     """Loaded once a process."""
     return Mars.from_pretrained(folder, own_device())
-
-
-def read(data: str, split: str, wanted: NDArray[np.int64], names: list[str] = COLUMNS) -> Columns:
-    """The wanted rows of a split, in their order."""
-    return Rows(data, split).take(wanted, names)
 
 
 def real_version(spectrogram: SpectrogramConfig, columns: Columns) -> Version:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mars_dist.config import TrainConfig
 from mars_dist.dataset import ROWS_IN_GROUP, Columns
-from mars_dist.rows import Rows
+from mars_dist.rows import Rows, evenly
 from mars_dist.training.order import Order
 
 Batch = dict[str, torch.Tensor]
@@ -138,7 +138,7 @@ class HeldOut:
 
     def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
         """A worker's slice of about `num_rows` rows."""
-        numbers = np.linspace(0, self.rows.num_rows - 1, self.num_evenly(num_rows, world_size)).round().astype(np.int64)
+        numbers = evenly(self.rows.num_rows, self.num_evenly(num_rows, world_size))
         return self.prepare(self.rows.take(np.array_split(numbers, world_size)[rank], self.columns))
 
     def num_evenly(self, num_rows: int, world_size: int) -> int:

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from mars_dist.dataset import DatasetInfo
+from mars_dist.dataset import DatasetInfo, Shard, write_shard
+from mars_dist.evaluation import evaluate as evaluate_module
 from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, splits_of
 from mars_dist.evaluation.grid import places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
-from mars_dist.evaluation.lines import lines_of, model_of, read
+from mars_dist.evaluation.lines import lines_of, model_of
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
 from mars_dist.phase import DEFAULT
 from mars_dist.progress import silent
+from mars_dist.rows import Rows
 from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import read_json
 from mars_dist.storage import Folder
@@ -92,6 +94,27 @@ def test_spreading_changes_nothing(task: Task, evaluation: Evaluation) -> None:
     assert again.rows["note_str"].tolist() == evaluation.rows["note_str"].tolist()
 
 
+def test_training_notes_are_searched_in_pieces(
+    task: Task, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same notes in two shards, each a piece of work."""
+    folder, train = Folder.open(tmp_path), Rows(task.data, "train")
+    columns = train.read(["note_str", "picture"])
+    shards = list[Shard]()
+    for i, places in enumerate([range(5, 12), range(5)]):
+        shards.append(Shard(f"train-{i}.parquet", "train", len(places)))
+        write_shard(folder, shards[-1].name, {name: values[list(places)] for name, values in columns.items()}, {})
+    held_out = [shard for shard in train.info.shards if shard.split != "train"]
+    for shard in held_out:
+        shutil.copy(Path(task.data) / shard.name, tmp_path)
+    replace(train.info, shards=(*shards, *held_out)).save(folder)
+    monkeypatch.setattr(evaluate_module, "GROUPS_AT_ONCE", 1)
+    found = evaluate(replace(task, data=str(tmp_path)), 4, 2, silent, backwards)
+    assert found.measures["mse"] == evaluation.measures["mse"]
+    for line, estimate in evaluation.measures["training_similarity"].items():
+        assert found.measures["training_similarity"][line].value == pytest.approx(estimate.value, rel=1e-6)
+
+
 def test_a_tokenizer_alone_has_the_reconstructions_that_its_autoregressor_has(
     task: Task, evaluation: Evaluation, trained_tokenizer: Plan
 ) -> None:
@@ -118,7 +141,7 @@ def test_what_is_shown_are_the_first_rows(task: Task, evaluation: Evaluation) ->
     for i, versions in enumerate(evaluation.shown):
         assert list(versions) == LINES[:4]
         wanted = np.array([chosen(4, 4, 2)[i]])
-        wave_BT = torch.from_numpy(read(task.data, "valid", wanted)["wave"].astype(np.float32)) / 2**15
+        wave_BT = torch.from_numpy(Rows(task.data, "valid").take(wanted, ["wave"])["wave"].astype(np.float32)) / 2**15
         assert torch.equal(versions["real"].wave_BT, wave_BT)
 
 

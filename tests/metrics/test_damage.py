@@ -22,7 +22,7 @@ from mars_dist.metrics.generation import (
     kernel_distance,
     output_entropy,
 )
-from mars_dist.metrics.neighbours import NearestNote
+from mars_dist.metrics.neighbours import nearest_notes
 from mars_dist.metrics.pitch import pitch_correct
 from mars_dist.metrics.reconstruction import log_spectral_distance, mae, mel_distance, mse, multi_resolution_stft
 from mars_dist.metrics.summary import bootstrap_set
@@ -216,8 +216,7 @@ def test_likeness_falls_with_damage_and_copies_are_found(rendered: Notes) -> Non
     }
     likeness, found = {}, {}
     for line, wave_BT in damaged.items():
-        search = NearestNote(picture(wave_BT).flatten(1))
-        search.update(bank_ND)
-        likeness[line], found[line] = search.similarity_B.mean().item(), search.index_B
+        nearest = nearest_notes(picture(wave_BT).flatten(1), [bank_ND])
+        likeness[line], found[line] = nearest.similarity_B.mean().item(), nearest.index_B
     assert rises(likeness, "much noise", "little noise", "real") and likeness["real"] == pytest.approx(1, abs=1e-3)
     assert torch.equal(found["real"], torch.arange(160))
