@@ -17,7 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from mars_dist.attention import ALL, Sight, block_mask_of, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.cross_entropy import nats_of
-from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer, turns_of
+from mars_dist.heads import turns_of
+from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer
 from mars_dist.recomputed import Recomputed, modulated_norm
 from mars_dist.scales import ScaleSchedule
 

@@ -1,7 +1,7 @@
 """What encoder, decoder and autoregressor are made of.
 
-Suffixes: B batch, L tokens, S those of them that are asked for, D width, M queries, keys and values of all heads, N
-heads, E head width, e half of it, C channels, h w a grid, H W a larger one.
+Suffixes: B batch, L tokens, S those of them that are asked for, D width, N heads, E head width, C channels, h w a grid,
+H W a larger one.
 """
 
 from functools import lru_cache, partial
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mars_dist.attention import ALL, Heads, Sight, attend
+from mars_dist.heads import heads_of
 from mars_dist.recomputed import Recomputed, gated_linear, linear, norm
 from mars_dist.scales import Size
 
-LEAST_LENGTH = 1e-12
 EVERY = slice(None)
 """Of the tokens."""
 
@@ -56,44 +56,6 @@ class Attention(nn.Module):
             heads = Recomputed(cache.extend, heads.made)
         found_BSD = attend(heads, sight).transpose(1, 2).flatten(2)
         return self.out(found_BSD) if gate_B1D is None else gated_linear(found_BSD, self.out, gate_B1D)
-
-
-def heads_of(
-    head_width: int,
-    turns_2LE: Tensor | None,
-    asked: slice,
-    qkv_BLM: Tensor,
-    log_temperature_N11: Tensor | None = None,
-) -> Heads:
-    """Queries of the tokens `asked`, scaled, and all keys and values, of each head."""
-    q_BNLE, k_BNLE, v_BNLE = qkv_BLM.unflatten(-1, (3, -1, head_width)).permute(2, 0, 3, 1, 4)
-    if log_temperature_N11 is not None:
-        temperature_N11 = log_temperature_N11.exp().clamp(max=100)
-        q_BNLE = q_BNLE * (temperature_N11 / length(q_BNLE)).to(q_BNLE.dtype)
-        k_BNLE = k_BNLE * (1 / length(k_BNLE)).to(k_BNLE.dtype)
-    else:
-        q_BNLE = q_BNLE * head_width**-0.5
-    if turns_2LE is not None:
-        q_BNLE, k_BNLE = turn(q_BNLE, turns_2LE), turn(k_BNLE, turns_2LE)
-    return q_BNLE[:, :, asked], k_BNLE, v_BNLE
-
-
-def length(x_BNLE: Tensor) -> Tensor:
-    """(B, N, L, 1), in float32, and not 0: dividing by it keeps nothing for the backward pass but itself."""
-    return x_BNLE.norm(dim=-1, keepdim=True, dtype=torch.float32).clamp(min=LEAST_LENGTH)
-
-
-def turn(x_BNLE: Tensor, turns_2LE: Tensor) -> Tensor:
-    """Each pair of values, one of either half, turned by its angle, as `turns_of` has it."""
-    cos_LE, sin_LE = turns_2LE.to(x_BNLE.dtype)
-    return torch.addcmul(x_BNLE * cos_LE, x_BNLE.roll(x_BNLE.shape[-1] // 2, -1), sin_LE)
-
-
-def turns_of(angles_Le: Tensor) -> Tensor:
-    """What a value is multiplied with, and the other one of its pair: (2, L, E). Blocks are handed these instead of the
-    angles, which FSDP would round to bf16 on their way."""
-    cos_Le, sin_Le = angles_Le.cos(), angles_Le.sin()
-    return torch.stack([torch.cat([cos_Le, cos_Le], -1), torch.cat([-sin_Le, sin_Le], -1)])
 
 
 class KeyValueCache:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, rotary_angles
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
-from mars_dist.layers import turn, turns_of
+from mars_dist.heads import turn, turns_of
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.scales import Size
 from mars_dist.training.compilation import compile_blocks

@@ -140,7 +140,7 @@ def test_gpus_that_are_only_named() -> None:
 
 
 def test_what_does_not_fit_a_gpu() -> None:
-    lines, refused = answers("large", workers=1, device="h100")
+    lines, refused = answers("base", workers=1, device="a100-40g")
     assert step(lines, 2).startswith("2 memory    NO  the autoregressor needs ")
     assert refused.startswith("this will not work: 2 memory: the autoregressor needs ")
     assert (
