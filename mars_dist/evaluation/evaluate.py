@@ -3,7 +3,7 @@
 Suffixes: B notes, F N bins and frames, K scales, W the codes of all codebooks side by side, D cells or features.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -39,7 +39,7 @@ from mars_dist.metrics.codebook import count_codes, usage
 from mars_dist.metrics.neighbours import Nearest, nearest_notes, nearest_of
 from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.phase import Phase
-from mars_dist.rows import Rows, evenly
+from mars_dist.rows import Group, Rows, evenly
 from mars_dist.sampling import SamplingConfig
 from mars_dist.storage import Folder
 
@@ -164,7 +164,7 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
     copies, count = dict[int, tuple[Measured, Features]](), progress("their nearest training notes")
     for first, *found in over(partial(measure_copies, task=task), jobs if nearest else []):
         copies[first] = (found[0], found[1])
-        count(len(copies), len(jobs))
+        count(sum(len(part.rows) for part in parts if part.first in copies), total)
     of_copies = [copies[first] for first in sorted(copies)]
     measured = [likeness, *(outcome.measured for outcome in outcomes), *(measures for measures, _ in of_copies)]
     features = [*(outcome.features for outcome in outcomes), *(features for _, features in of_copies)]
@@ -270,11 +270,13 @@ def nearest_training_notes(
         return {}, {}
     lines = list(outcomes[0].likeness)
     query_BD = torch.cat([outcome.likeness[line] for line in lines for outcome in outcomes])
-    firsts = range(0, len(Rows(task.data, "train").groups), GROUPS_AT_ONCE)
-    found, count = dict[int, Nearest](), progress("training notes")
+    training = Rows(task.data, "train")
+    firsts = range(0, len(training.groups), GROUPS_AT_ONCE)
+    found, seen, count = dict[int, Nearest](), 0, progress("training notes")
     for first, nearest in over(partial(nearest_among, task=task, query_BD=query_BD), firsts):
         found[first] = nearest
-        count(len(found), len(firsts))
+        seen += sum(group.num_rows for group in groups_from(first, training))
+        count(seen, training.num_rows)
     best = nearest_of([found[first] for first in firsts])
     similarity, index = (dict(zip(lines, values_B.chunk(len(lines)), strict=True)) for values_B in best)
     return {run: index[line] for run, line in runs.items()}, {"training_similarity": similarity}
@@ -283,10 +285,15 @@ def nearest_training_notes(
 def nearest_among(first: int, task: Task, query_BD: Tensor) -> tuple[int, Nearest]:
     """The nearest training notes among some row groups, and the first group."""
     training, spectrogram = Rows(task.data, "train"), task.info.spectrogram
-    groups = training.in_turn(training.groups[first : first + GROUPS_AT_ONCE], ["picture"])
-    bank = (likeness_of(pictures_of(columns, spectrogram)) for columns in groups)
+    columns_of_groups = training.in_turn(groups_from(first, training), ["picture"])
+    bank = (likeness_of(pictures_of(columns, spectrogram)) for columns in columns_of_groups)
     nearest = nearest_notes(query_BD.to(own_device()), bank, int(training.starts[first]))
     return first, Nearest(*(values_B.cpu() for values_B in nearest))
+
+
+def groups_from(first: int, training: Rows) -> Sequence[Group]:
+    """Those of a piece of work."""
+    return training.groups[first : first + GROUPS_AT_ONCE]
 
 
 def pictures_of(columns: Columns, spectrogram: SpectrogramConfig) -> Tensor:

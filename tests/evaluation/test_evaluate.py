@@ -109,7 +109,12 @@ def test_training_notes_are_searched_in_pieces(
         shutil.copy(Path(task.data) / shard.name, tmp_path)
     replace(train.info, shards=(*shards, *held_out)).save(folder)
     monkeypatch.setattr(evaluate_module, "GROUPS_AT_ONCE", 1)
-    found = evaluate(replace(task, data=str(tmp_path)), 4, 2, silent, backwards)
+    told = list[tuple[str, int, int]]()
+    found = evaluate(
+        replace(task, data=str(tmp_path)), 4, 2, lambda what: lambda done, of: told.append((what, done, of)), backwards
+    )
+    counted = [("notes", 4, 4), ("training notes", 5, 12), ("training notes", 12, 12)]
+    assert told == [*counted, ("their nearest training notes", 4, 4)]
     assert found.measures["mse"] == evaluation.measures["mse"]
     for line, estimate in evaluation.measures["training_similarity"].items():
         assert found.measures["training_similarity"][line].value == pytest.approx(estimate.value, rel=1e-6)
