@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mars_dist.addresses import Address
-from mars_dist.cmx import demultiplex
-from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Columns, DatasetInfo, require_same
 from mars_dist.devices import own_device
 from mars_dist.evaluation.judges import Features, Judges
@@ -26,6 +24,7 @@ from mars_dist.evaluation.lines import (
     line_of,
     lines_of,
     model_of,
+    pictures_of,
     real_version,
     resynthesis,
     sounding,
@@ -215,8 +214,8 @@ def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
 
 def measure_part(part: Part, task: Task) -> Outcome:
     """Every line's figures but those of the nearest training notes."""
-    columns, info = Rows(task.data, task.split).take(part.rows, COLUMNS), task.info
-    spectrogram = info.spectrogram
+    held_out = Rows(task.data, task.split)
+    columns, info, spectrogram = held_out.take(part.rows, COLUMNS), held_out.info, held_out.info.spectrogram
     real = real_version(spectrogram, columns)
     versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)}
     likeness, hits, bits = {"real": likeness_of(real.picture_B1FN)}, {}, {}
@@ -243,14 +242,11 @@ def measure_part(part: Part, task: Task) -> Outcome:
 def measure_copies(job: tuple[Part, dict[str, NDArray[np.int64]]], task: Task) -> tuple[int, Measured, Features]:
     """The figures of training notes as if they were the samples, and the place of the first one."""
     part, nearest = job
-    columns, info, training = Rows(task.data, task.split).take(part.rows, COLUMNS), task.info, Rows(task.data, "train")
-    spectrogram = info.spectrogram
-    versions = {
-        line_of("nearest_training_note", run): sounding(
-            pictures_of(training.take(index_B, ["picture"]), spectrogram), spectrogram, task.phase
-        )
-        for run, index_B in nearest.items()
-    }
+    columns, training = Rows(task.data, task.split).take(part.rows, COLUMNS), Rows(task.data, "train")
+    info, spectrogram, versions = training.info, training.info.spectrogram, dict[str, Version]()
+    for run, index_B in nearest.items():
+        picture_B1FN = pictures_of(training.take(index_B, ["picture"]), spectrogram).to(own_device())
+        versions[line_of("nearest_training_note", run)] = sounding(picture_B1FN, spectrogram, task.phase)
     features, real = task.judges.features(versions, info), real_version(spectrogram, columns)
     return part.first, measure(versions, real, columns, spectrogram.sample_rate, features), features
 
@@ -273,7 +269,7 @@ def nearest_training_notes(
     training = Rows(task.data, "train")
     firsts = range(0, len(training.groups), GROUPS_AT_ONCE)
     found, seen, count = dict[int, Nearest](), 0, progress("training notes")
-    for first, nearest in over(partial(nearest_among, task=task, query_BD=query_BD), firsts):
+    for first, nearest in over(partial(nearest_among, data=task.data, query_BD=query_BD), firsts):
         found[first] = nearest
         seen += sum(group.num_rows for group in groups_from(first, training))
         count(seen, training.num_rows)
@@ -282,20 +278,15 @@ def nearest_training_notes(
     return {run: index[line] for run, line in runs.items()}, {"training_similarity": similarity}
 
 
-def nearest_among(first: int, task: Task, query_BD: Tensor) -> tuple[int, Nearest]:
+def nearest_among(first: int, data: str, query_BD: Tensor) -> tuple[int, Nearest]:
     """The nearest training notes among some row groups, and the first group."""
-    training, spectrogram = Rows(task.data, "train"), task.info.spectrogram
-    columns_of_groups = training.in_turn(groups_from(first, training), ["picture"])
-    bank = (likeness_of(pictures_of(columns, spectrogram)) for columns in columns_of_groups)
-    nearest = nearest_notes(query_BD.to(own_device()), bank, int(training.starts[first]))
+    training, device = Rows(data, "train"), own_device()
+    read = training.in_turn(groups_from(first, training), ["picture"])
+    bank = (likeness_of(pictures_of(columns, training.info.spectrogram).to(device)) for columns in read)
+    nearest = nearest_notes(query_BD.to(device), bank, int(training.starts[first]))
     return first, Nearest(*(values_B.cpu() for values_B in nearest))
 
 
 def groups_from(first: int, training: Rows) -> Sequence[Group]:
     """Those of a piece of work."""
     return training.groups[first : first + GROUPS_AT_ONCE]
-
-
-def pictures_of(columns: Columns, spectrogram: SpectrogramConfig) -> Tensor:
-    x_BCHW = torch.from_numpy(columns["picture"].astype(np.float32))
-    return demultiplex(x_BCHW.to(own_device()), spectrogram.cmx)

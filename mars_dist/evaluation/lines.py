@@ -80,10 +80,14 @@ def model_of(folder: Address) -> Mars:
     return Mars.from_pretrained(folder, own_device())
 
 
+def pictures_of(columns: Columns, spectrogram: SpectrogramConfig) -> Tensor:
+    """(B, 1, F, N), as they were before CMX."""
+    return demultiplex(torch.from_numpy(columns["picture"].astype(np.float32)), spectrogram.cmx)
+
+
 def real_version(spectrogram: SpectrogramConfig, columns: Columns) -> Version:
     """The notes themselves."""
-    x_BCHW = torch.from_numpy(columns["picture"].astype(np.float32))
-    return Version(demultiplex(x_BCHW, spectrogram.cmx), torch.from_numpy(columns["wave"].astype(np.float32)) / 2**15)
+    return Version(pictures_of(columns, spectrogram), torch.from_numpy(columns["wave"].astype(np.float32)) / 2**15)
 
 
 def sounding(picture_B1FN: Tensor, spectrogram: SpectrogramConfig, phase: Phase) -> Version:
