@@ -29,7 +29,8 @@ from ray.tune.search import Searcher
 
 from mars_dist.codes import encode_here
 from mars_dist.distributed.console import Line, console
-from mars_dist.distributed.runtime import connect
+from mars_dist.distributed.runtime import is_our_own
+from mars_dist.distributed.scaling import gather, most_gpus, num_gpus
 from mars_dist.distributed.train import first_cause, require_resources, there_is, train
 from mars_dist.errors import Stopped
 from mars_dist.evaluation.evaluate import Task, evaluate
@@ -51,6 +52,9 @@ from mars_dist.training.plan import Plan
 DRIVER_MEMORY = 2**29
 """Bytes that a trial's driver is counted with. On CPUs it takes no other part: it waits while its workers compute, and
 measures when they are gone."""
+DRIVERS_LOST = 3
+"""How often a trial of a cluster goes on with another driver: its machine may have been taken away. Whatever else
+fails, a driver survives and tells."""
 REDUCTION = 3
 """At a ninth and at a third of the budget, the trials that are not among the best third are stopped."""
 ENDED, FAILED = "ended", "failed"
@@ -65,8 +69,8 @@ def run_trials(study: Study, search: Search, records: Records, say: Say) -> None
     Raises ValueError where not even one fits, Stopped and KeyboardInterrupt where the sweep was stopped: it goes
     on from what its records say.
     """
-    connect()
-    kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+    gather(study.workers, say)
+    kind = "GPU" if num_gpus() else "CPU"
     num = at_once(study.workers, kind)
     say(
         f"{num} trials at once, of {study.workers} {kind} worker{'s' * (study.workers > 1)} and a driver each; "
@@ -91,6 +95,8 @@ def run_trials(study: Study, search: Search, records: Records, say: Say) -> None
                 storage_filesystem=None if isinstance(study.out, Path) else study.home.files,
                 verbose=0,
                 stop=StopAll(stop),
+                # Where there is no dashboard, nobody would free the CPUs that the workers of a lost driver had (2.60).
+                failure_config=tune.FailureConfig(max_failures=0 if is_our_own() else DRIVERS_LOST),
                 callbacks=[Notes(study, records, behind, say)],
             ),
         )
@@ -116,8 +122,10 @@ def driver(kind: str) -> dict[str, float]:
 def at_once(workers: int, kind: str) -> int:
     """How many trials the cluster holds: so no driver ever waits for workers that others' drivers keep it from.
 
-    Raises ValueError where it holds none.
+    One that grows is asked for its GPUs by the trials. Raises ValueError where it holds none.
     """
+    if most := most_gpus():
+        return most // workers
     require_resources(workers, kind)
     there = ray.cluster_resources()
     needs = {kind: workers, "memory": DRIVER_MEMORY} | ({"CPU": 1} if kind == "GPU" else {})

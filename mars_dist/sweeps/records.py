@@ -1,12 +1,14 @@
 """What became of each trial: a record.json in its folder, so that a sweep that was broken off runs none twice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 from mars_dist.serialize import as_json, first_difference, parse_json
 from mars_dist.storage import Folder
 from mars_dist.sweeps.study import TRIALS, Study, Trial
+from mars_dist.sweeps.sweep import Choice
 
 Status = Literal["running", "finished", "stopped", "failed"]
 Report = dict[str, Any]
@@ -64,12 +66,20 @@ class Records:
             if RECORD in folder.list():
                 yield read_record(folder)
 
+    def placed(self, settings: Iterable[Choice]) -> Iterator[tuple[int, Choice]]:
+        """Each with its place: the one at which it was tried, whatever search did, or the next free one."""
+        tried = {record.trial.place: record.trial.choice for record in self}
+        free = (place for place in count() if place not in tried)
+        for choice in settings:
+            before = [place for place, other in tried.items() if other == choice]
+            yield before[0] if before else next(free), choice
+
     def over(self, trial: Trial) -> bool:
         """Whether the trial need not be run."""
         return trial.name in self.by_name and self.by_name[trial.name].over
 
     def begin(self, trial: Trial) -> Record:
-        """The trial's record: the one that is there, or a new one. Raises ValueError where it is of another setting."""
+        """The trial's record: the one that is there, or a new one."""
         if trial.name not in self.by_name:
             self.study.home.write(SWEEP, as_json(self.study.to_plain()))
             self.by_name[trial.name] = Record(trial, facts=self.study.facts(trial))

@@ -1,10 +1,10 @@
 """What a sweep says: its settings, best first, as a table, and the best one as TOML."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
+from typing import Any
 
 from mars_dist.presets import PRESETS
 from mars_dist.serialize import to_plain
@@ -108,14 +108,24 @@ def seeds(tried: Tried) -> str:
 
 
 def as_toml(study: Study, choice: Choice) -> str:
-    """The setting as a preset of one's own: what differs from the one that the sweep varied."""
+    """The setting as a preset of one's own, which needs no other file: a .toml that the sweep varied is written out."""
     sweep = study.sweep
     chosen = {name: value for part, label in choice.items() for name, value in sweep.space[part][label].items()}
-    base = sweep.preset if sweep.preset in PRESETS else str(Path(sweep.preset).absolute())
+    base = sweep.preset if sweep.preset in PRESETS else "tiny"
+    own = dict(differences(to_plain(PRESETS[base]), to_plain(sweep.unvaried)))
     lines = [f"# {named(choice)}", f"preset = {json.dumps(base)}"]
-    for table, settings in tables({**sweep.settings, **chosen}).items():
+    for table, settings in tables({**own, **sweep.settings, **chosen}).items():
         lines += ["", f"[{table}]", *(f"{name} = {json.dumps(to_plain(value))}" for name, value in settings.items())]
     return "\n".join(lines) + "\n"
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings that are others now, by their names in a preset's .toml."""
+    for name, value in now.items():
+        if isinstance(value, dict):
+            yield from differences(before[name], value, f"{within}{name}.")
+        elif value != before[name]:
+            yield f"{within}{name}", value
 
 
 def tables(settings: Settings) -> dict[str, dict[str, object]]:

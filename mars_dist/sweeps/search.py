@@ -1,6 +1,7 @@
 """Which setting is tried next: a list of them, or what Optuna makes of those that were tried."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Literal, Protocol
 
 import numpy as np
@@ -34,10 +35,10 @@ def draw(study: Study, num: int) -> list[Choice]:
 
 
 class Listed:
-    """Trials that are known from the start: of a grid, or drawn."""
+    """Trials that are known from the start: of a grid, or drawn. What was tried before, by whatever search, counts."""
 
     def __init__(self, study: Study, settings: Sequence[Choice], records: Records) -> None:
-        self.left = [trial for trial in study.trials(settings) if not records.over(trial)]
+        self.left = [trial for trial in study.trials(records.placed(settings)) if not records.over(trial)]
 
     @property
     def ended(self) -> bool:
@@ -72,13 +73,14 @@ class Optuna:
             sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(4, num // 4)),
             directions=["minimize" if metric.mode == "min" else "maximize" for metric in self.metrics],
         )
-        self.asked: list[tuple[Choice, optuna.Trial]] = []
+        self.asked: dict[int, tuple[Choice, optuna.Trial]] = {}
+        """By place."""
         self.told = set[int]()
         """Places of settings whose scores it knows."""
         self.left: list[Trial] = []
-        for record in records:  # by place
-            if record.trial.place == len(self.asked):
-                self.begin(record.trial.choice)
+        for record in records:
+            if record.trial.place not in self.asked:
+                self.begin(record.trial.place, record.trial.choice)
 
     @property
     def ended(self) -> bool:
@@ -86,12 +88,12 @@ class Optuna:
 
     def next(self) -> Trial | None:
         if not self.left and len(self.asked) < self.num and (choice := self.suggest()):
-            self.begin(choice)
+            self.begin(next(place for place in count() if place not in self.asked), choice)
         return self.left.pop(0) if self.left else None
 
     def suggest(self) -> Choice | None:
         """One that was not tried before; None where all were."""
-        tried = [choice for choice, _ in self.asked]
+        tried = [choice for choice, _ in self.asked.values()]
         for _ in range(self.AGAIN):
             trial = self.asks.ask()
             choice = self.chosen(trial)
@@ -100,13 +102,12 @@ class Optuna:
                 return choice
         return next((choice for choice in draw(self.study, len(self.study.sweep.grid())) if choice not in tried), None)
 
-    def begin(self, choice: Choice) -> None:
+    def begin(self, place: int, choice: Choice) -> None:
         """A setting with all its seeds."""
         self.asks.enqueue_trial(choice)
         trial = self.asks.ask()
         assert self.chosen(trial) == choice
-        place = len(self.asked)
-        self.asked.append((choice, trial))
+        self.asked[place] = choice, trial
         of_place = [Trial(place, choice, seed) for seed in self.study.sweep.seeds]
         self.left += [one for one in of_place if not self.records.over(one)]
         self.tell_place(place)

@@ -1,6 +1,6 @@
 """A sweep on some data: its trials, each with the same training FLOPs or the same time, and a folder of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import log
@@ -168,9 +168,10 @@ class Study:
             except ValueError as error:
                 raise ValueError(f"{named(choice)}: {error}") from None
 
-    def trials(self, settings: Sequence[Choice]) -> list[Trial]:
-        """Every setting from every seed; all settings come once before any comes again."""
-        return [Trial(place, choice, seed) for seed in self.sweep.seeds for place, choice in enumerate(settings)]
+    def trials(self, placed: Iterable[tuple[int, Choice]]) -> list[Trial]:
+        """Every setting, of which the places are told, from every seed; all come once before any comes again."""
+        settings = list(placed)
+        return [Trial(place, choice, seed) for seed in self.sweep.seeds for place, choice in settings]
 
     @property
     def home(self) -> Folder:

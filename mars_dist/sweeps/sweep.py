@@ -3,6 +3,7 @@
 import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -103,15 +104,20 @@ class Sweep:
         """Every setting of the space, in its order."""
         return [dict(zip(self.space, names, strict=True)) for names in product(*self.space.values())]
 
+    @cached_property
+    def unvaried(self) -> Preset:
+        """The preset as it is. Read once, and sent along: where a trial runs there is no such file."""
+        return load(self.preset)
+
     @property
     def base(self) -> Preset:
         """The preset with the settings of every trial."""
-        return with_settings(load(self.preset), self.settings)
+        return with_settings(self.unvaried, self.settings)
 
     def preset_of(self, choice: Choice) -> Preset:
         """Raises ValueError where it is not valid."""
         chosen = {name: value for part, label in choice.items() for name, value in self.space[part][label].items()}
-        return with_settings(load(self.preset), {**self.settings, **chosen})
+        return with_settings(self.unvaried, {**self.settings, **chosen})
 
 
 def choices(setting: str, *values: Any, **named_values: Any) -> Choices:

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -14,6 +16,7 @@ import psutil
 import pytest
 import ray
 
+from mars_dist.distributed import tune as on_tune
 from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
 from mars_dist.evaluation.judges import Judges
 from mars_dist.page import evaluate_folders
@@ -109,7 +112,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_its_workers_are_gone(
     """Behind one that ended before this process began; trials last the same time."""
     of = study(space={"rate": choices(RATE, 2e-3, 1e-3)}, seconds=3.0)
     records = Records(of)
-    ended = records.begin(of.trials(of.sweep.grid())[0])
+    ended = records.begin(of.trials(enumerate(of.sweep.grid()))[0])
     for share in (1 / 9, 1 / 3, 1):
         spent = {"stage": 0, "step": int(90 * share), "flops": 1e9 * share, "seconds": 3 * share}
         ended.add(spent | {"mse_reconstruction": 1e-9, "mae_reconstruction": 1e-9})
@@ -159,6 +162,37 @@ def test_both_stages_in_a_row_with_all_that_is_kept_in_a_bucket(study: Callable[
     assert "| 16 |" in conclude(of, Records(of), lines.append)
     kept = {"sweep.json", "trials", "table.md", "results.json", "sweep.html", "best.toml", "tensorboard"}
     assert kept <= of.home.list() <= kept | {".lease.json"}
+
+
+@pytest.mark.cluster
+def test_a_trial_whose_driver_is_lost_goes_on_with_another(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_tune, "is_our_own", lambda: False)
+    of = study(space={"rate": choices(RATE, 2e-3)}, stop_early=False)
+    of = replace(of, sweep=replace(of.sweep, settings=SETTINGS | {"tokenizer.train.steps": 90}))
+    killed: list[str] = []
+
+    def kill() -> None:
+        while not killed:
+            sleep(0.05)
+            if any(record.reports for record in Records(of)):
+                [driver] = [one for one in psutil.Process().children(recursive=True) if is_driver(one)]
+                killed.append(" ".join(driver.cmdline()))
+                driver.kill()
+
+    killer = Thread(target=kill)
+    killer.start()
+    [record], lines = run(of)
+    killer.join()
+    steps = [report["step"] for report in record.reports]
+    assert record.status == "finished" and steps == list(range(10, 91, 10)), (killed, lines)
+
+
+def is_driver(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline()).startswith("ray::ImplicitFunc")
+    return False
 
 
 FILE = """
@@ -222,3 +256,13 @@ def test_what_no_cluster_holds_is_refused() -> None:
         at_once(64, "CPU")
     assert [at_once(workers, "CPU") for workers in (1, 2, 3, 4)] == [4, 2, 1, 1]
     assert ray.cluster_resources()["memory"] > 4 * DRIVER_MEMORY
+
+
+def test_a_cluster_that_grows_runs_what_it_can_grow_to(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARS_GPUS", "2")
+    assert [at_once(workers, "GPU") for workers in (1, 2)] == [2, 1]
+    of = replace(study(space={"rate": choices(RATE, 2e-3)}), workers=3)
+    with pytest.raises(ValueError, match=r"--workers: 3 workers need 3 GPUs, the cluster grows to 2: choose at most 2"):
+        run(of)

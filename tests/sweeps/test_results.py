@@ -1,5 +1,6 @@
 """The table, the page and the TOML of trials that are made up: what stands where."""
 
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ def records(study: Study, ended: Ended) -> Records:
     """Four settings: the third best by its one seed that was not stopped, the fourth with none."""
     records = Records(study)
     fates = {0: (3.0, 5.0), 1: (2.0, 2.5), 2: (1.0, "stopped"), 3: ("failed", "stopped")}
-    for trial in study.trials(draw(study, 4)):
+    for trial in study.trials(enumerate(draw(study, 4))):
         fate = fates[trial.place][trial.seed]
         ended(records, trial, **({"status": fate} if isinstance(fate, str) else {"score": fate}))
     return records
@@ -53,6 +54,26 @@ def test_the_best_setting_is_a_preset(study: Study, records: Records) -> None:
     assert load(str(Path(study.out) / "best.toml")) == study.sweep.preset_of(best.choice)
 
 
+def test_the_best_setting_of_a_file_needs_that_file_no_more(
+    study: Study, ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And trials, which run in folders of their own, never do."""
+    monkeypatch.chdir(tmp_path)
+    own = ('preset = "debug"', "[tokenizer]", "tokenizer.head_width = 8", "optim.lr = 0.1", "")
+    Path("mine.toml").write_text("\n".join(own))
+    of = replace(study, sweep=replace(study.sweep, preset="mine.toml"))
+    sent = pickle.dumps(of)
+    Path("mine.toml").unlink()
+    there: Study = pickle.loads(sent)
+    trial = there.trials(enumerate(draw(there, 1)))[0]
+    settings = there.preset(trial.choice).tokenizer
+    assert (settings.tokenizer.head_width, settings.optim.lr) == (8, 0.1) and there.stages(trial)
+    conclude(there, records := Records(there), print)
+    ended(records, trial)
+    conclude(there, records, print)
+    assert load(str(Path(there.out) / "best.toml")) == there.sweep.preset_of(trial.choice)
+
+
 def test_the_page_tells_all_of_it(study: Study, records: Records) -> None:
     conclude(study, records, print)
     page = (Path(study.out) / "sweep.html").read_text()
@@ -78,14 +99,14 @@ def test_each_finished_trial_is_a_run_of_tensorboard(study: Study, records: Reco
 
 def test_a_sweep_without_a_result_has_a_page_and_no_best(study: Study, ended: Ended, tmp_path: Path) -> None:
     records = Records(study)
-    ended(records, study.trials(draw(study, 1))[0], "failed")
+    ended(records, study.trials(enumerate(draw(study, 1)))[0], "failed")
     assert "1 failed" in conclude(study, records, print)
     assert not (Path(study.out) / "best.toml").exists() and "1 failed" in (Path(study.out) / "sweep.html").read_text()
 
 
 def test_a_sweep_may_lie_in_a_bucket(study: Study, ended: Ended, bucket: str) -> None:
     of = replace(study, out=bucket)
-    for trial in of.trials(draw(of, 1)):
+    for trial in of.trials(enumerate(draw(of, 1))):
         ended(Records(of), trial, score=0.5)
     found = Records(of)
     assert [record.score["mse_reconstruction"] for record in found] == [0.5, 0.5]

@@ -8,7 +8,7 @@ import pytest
 from mars_dist.sweeps import choices
 from mars_dist.sweeps.records import Record, Records
 from mars_dist.sweeps.search import Search, make_search
-from mars_dist.sweeps.study import Study, Trial
+from mars_dist.sweeps.study import TRIALS, Study, Trial
 
 Ended = Callable[..., Record]
 
@@ -36,6 +36,32 @@ def test_a_sweep_that_is_broken_off_tries_the_rest(study: Study, ended: Ended, n
     settings = {trial.place: trial.choice for trial in first + rest}
     assert len({str(choice) for choice in settings.values()}) == num or 9
     assert make_search(name, study, num, Records(study)).ended  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first, then", [("optuna", None), (None, "optuna"), ("random", "grid")])
+def test_another_search_tries_what_the_first_one_did_not(
+    study: Study, ended: Ended, first: str | None, then: str | None
+) -> None:
+    """The choices stand in another order by then."""
+    records = Records(study)
+    tried = run(make_search(first, study, 4, records), records, ended, num=7)  # type: ignore[arg-type]
+    space = {part: dict(reversed(choices.items())) for part, choices in study.sweep.space.items()}
+    same = replace(study, sweep=replace(study.sweep, space=space))
+    records = Records(same)
+    num = 9 if then == "optuna" else None
+    search = make_search(then, same, num, records)  # type: ignore[arg-type]
+    rest = run(search, records, ended)
+    assert len({trial.name for trial in tried + rest}) == len(tried + rest) == 18
+    assert len({(tuple(sorted(trial.choice.items())), trial.seed) for trial in tried + rest}) == 18
+
+
+def test_a_trial_whose_folder_was_deleted_is_run_again(study: Study, ended: Ended) -> None:
+    records = Records(study)
+    run(make_search(None, study, None, records), records, ended)
+    study.home.sub(TRIALS).delete_folder("003-seed-0")
+    for name, num in ((None, None), ("optuna", 9)):
+        search = make_search(name, study, num, Records(study))  # type: ignore[arg-type]
+        assert search.next() == records.by_name["003-seed-0"].trial and search.ended
 
 
 def test_what_was_begun_is_finished_first(study: Study, ended: Ended) -> None:

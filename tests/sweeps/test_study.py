@@ -109,7 +109,7 @@ def test_fewer_settings_are_the_first_of_more(study: Study) -> None:
     all_of_them = draw(study, 9)
     assert draw(study, 4) == all_of_them[:4]
     assert sorted(all_of_them, key=str) == sorted(study.sweep.grid(), key=str)
-    trials = study.trials(all_of_them[:2])
+    trials = study.trials(enumerate(all_of_them[:2]))
     assert [trial.name for trial in trials] == ["000-seed-0", "001-seed-0", "000-seed-1", "001-seed-1"]
 
 
@@ -128,7 +128,7 @@ def test_mistakes_are_told_before_anything_runs(study: Study, with_sweep: WithSw
 
 
 def test_a_folder_holds_one_sweep(study: Study, with_sweep: WithSweep, ended: Callable[..., object]) -> None:
-    ended(Records(study), study.trials(draw(study, 1))[0])
+    ended(Records(study), study.trials(enumerate(draw(study, 1)))[0])
     assert len(list(Records(with_sweep(seeds=(0, 1, 2))))) == 1
     with pytest.raises(
         ValueError, match=rf"{study.out}: holds a sweep with flops = None, not 1000000000000\.0: use its settings"
