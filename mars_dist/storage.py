@@ -106,8 +106,11 @@ class Folder(ABC):
 
     def fetch(self, file: str, path: Path) -> None:
         """Copy a file of the folder to this machine. Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self.files.open_input_stream(self.at(file)) as stream, path.open("wb") as copy:
+        with (
+            _whole(path) as half_written,
+            self.files.open_input_stream(self.at(file)) as stream,
+            half_written.open("wb") as copy,
+        ):
             shutil.copyfileobj(stream, copy, CHUNK)
 
     @abstractmethod
@@ -161,22 +164,12 @@ class LocalFolder(Folder):
         return Path(self.at(file)).read_bytes()
 
     def write(self, file: str, data: bytes | pa.Buffer) -> None:
-        Path(self.path).mkdir(parents=True, exist_ok=True)
-        half_written = Path(self.at(f".{file}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"))
-        try:
+        with _whole(Path(self.at(file))) as half_written:
             half_written.write_bytes(data)
-            half_written.replace(self.at(file))
-        finally:
-            half_written.unlink(missing_ok=True)
 
     def send(self, path: Path) -> None:
-        Path(self.path).mkdir(parents=True, exist_ok=True)
-        half_written = Path(self.at(f".{path.name}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}"))
-        try:
+        with _whole(Path(self.at(path.name))) as half_written:
             shutil.copyfile(path, half_written)
-            half_written.replace(self.at(path.name))
-        finally:
-            half_written.unlink(missing_ok=True)
 
     def clear_unfinished(self) -> None:
         for half_written in Path(self.path).rglob(f".*{HALF_WRITTEN}"):
@@ -283,6 +276,18 @@ class S3Folder(Folder):
     def _key(self, file: str) -> dict[str, str]:
         bucket, _, key = self.at(file).partition("/")
         return {"Bucket": bucket, "Key": key}
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write what is put in its place, in one go, at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}")
+    try:
+        yield half_written
+        half_written.replace(path)
+    finally:
+        half_written.unlink(missing_ok=True)
 
 
 def _endpoint_of_environment() -> dict[str, str]:
