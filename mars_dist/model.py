@@ -4,8 +4,8 @@ config.json  model.safetensors (averaged weights)  metrics.json
 and, in an autoregressor's, histogram.safetensors (of the training notes' conditions)  tokenizer/
 """
 
+import filecmp
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +34,7 @@ from mars_dist.products import packed
 from mars_dist.sampling import SamplingConfig, sample_codes
 from mars_dist.serialize import fingerprint, first_difference, from_plain, read_json, to_plain, write_json
 from mars_dist.spectrogram import picture_from_wave
+from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.weights import build_with
 
@@ -66,10 +67,9 @@ def save_autoregressor(
 ) -> None:
     """Write an autoregressor's folder, with its tokenizer within: one folder is one model."""
     inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
-    if given != inner:
-        inner.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, WEIGHTS, METRICS):
-            shutil.copyfile(given / name, inner / name)
+    for name in (CONFIG, WEIGHTS, METRICS):
+        if not (inner / name).exists() or not filecmp.cmp(given / name, inner / name, shallow=False):
+            Folder.open(inner).send(given / name)
     config = {
         "kind": "autoregressor",
         "run": to_plain(run),

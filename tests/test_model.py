@@ -134,6 +134,26 @@ def test_saving_again_keeps_the_tokenizer_within(folder: Path, tokenizer_folder:
     assert all(torch.equal(again[name], tensor + 1) for name, tensor in state.items())
 
 
+def test_the_tokenizer_within_is_written_once(folder: Path, tokenizer_folder: Path) -> None:
+    """A kill, or who reads meanwhile, never finds a half of it; and what has not changed need not be sent anywhere."""
+    state = Mars.from_pretrained(folder).autoregressor.state_dict()
+    before = {path: path.stat().st_mtime_ns for path in (folder / TOKENIZER).iterdir()}
+    save_autoregressor(folder, state, RUN, VOCABULARY, training_notes(), tokenizer_folder, {})
+    assert {path: path.stat().st_mtime_ns for path in (folder / TOKENIZER).iterdir()} == before
+
+
+def test_another_tokenizer_is_put_in_its_place_whole(folder: Path, tmp_path: Path) -> None:
+    state = Mars.from_pretrained(folder).autoregressor.state_dict()
+    other = write_tokenizer(tmp_path / "other", seed=1)
+    with (folder / TOKENIZER / WEIGHTS).open("rb") as reader:
+        start = reader.read(100)
+        save_autoregressor(folder, state, RUN, VOCABULARY, training_notes(), other, {})
+        rest = reader.read()
+    assert start + rest == (write_tokenizer(tmp_path / "same", seed=0) / WEIGHTS).read_bytes()
+    assert (folder / TOKENIZER / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
+    assert Mars.from_pretrained(folder).tokenizer.config == TOKENIZER_RUN.tokenizer
+
+
 def test_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
     other = write_tokenizer(tmp_path / "other", seed=1)
     shutil.copyfile(other / WEIGHTS, folder / TOKENIZER / WEIGHTS)
