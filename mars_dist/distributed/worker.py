@@ -18,6 +18,7 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import get_device
+from ray.train.v2._internal.execution.context import get_train_context
 
 from mars_dist.distributed.console import ALIKE, Line
 from mars_dist.errors import TrainingFailed
@@ -52,6 +53,9 @@ def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     except Exception as error:
         line.note_failure(context.get_world_rank(), error, run.num_saved if run else 0)
         raise
+    finally:
+        if run:
+            run.close()
 
 
 class RayRun:
@@ -135,6 +139,11 @@ class RayRun:
     def publish(self) -> None:
         if self.mirror:
             self.mirror.send()
+
+    def close(self) -> None:
+        """Delete the scratch folder, after the checkpoints that are still being sent: in the one thread that sends."""
+        if self.mirror:
+            get_train_context().checkpoint_upload_threadpool.submit(self.mirror.delete)
 
 
 class Retention(UserCallback):

@@ -1,5 +1,6 @@
 """A run whose folder lies in S3: worked on in a scratch folder of the machine, from where what has changed is sent."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -29,3 +30,7 @@ class Mirror:
         for name, *_ in sorted(files - self.sent, reverse=True):
             self.home.sub(str(Path(name).parent)).send(self.folder / name)
         self.sent = files
+
+    def delete(self) -> None:
+        """The scratch folder, with what is not sent."""
+        shutil.rmtree(self.folder)

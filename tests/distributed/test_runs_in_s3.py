@@ -8,6 +8,7 @@ from threading import Event
 import boto3
 import numpy as np
 import pytest
+import ray
 from safetensors.torch import load_file
 
 from mars_dist.codes import encode_here
@@ -71,6 +72,16 @@ def test_a_run_in_a_faulty_bucket_loses_nothing(
     assert all((weights[name] == tensor).all() for name, tensor in tokenizer.state_dict().items())
     encode_here(short_pictures, bucket, tmp_path / "codes")
     assert len(Rows(str(tmp_path / "codes"), "train").read(["codes"])["codes"]) == 12
+
+
+def test_a_run_in_s3_leaves_nothing_on_its_machines(trained_tokenizer: Plan, bucket: str) -> None:
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    before = set(session.rglob("run-*"))
+    fit(replace(trained_tokenizer, folder=bucket), 2, lambda line: None)
+    assert set(session.rglob("run-*")) == before
+    here, there = Folder.open(trained_tokenizer.folder), Folder.open(bucket)
+    assert there.sizes().keys() == here.sizes().keys() and there.read("config.json") == here.read("config.json")
+    assert len(read_metrics(on_disk(bucket), "valid")) == 2
 
 
 def test_another_run_in_its_bucket_is_refused(trained_tokenizer: Plan, bucket: str) -> None:
