@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mars_dist.addresses import Address
-from mars_dist.evaluation.evaluate import Asked, Evaluation, Task, evaluate, splits_of
+from mars_dist.dataset import DatasetInfo
+from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate, splits_of
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import Version, is_tokenizer, kinds_of, line_of, model_of, tokenizer_of
@@ -15,7 +16,7 @@ from mars_dist.evaluation.measures import measure_named, place_of
 from mars_dist.fetched import on_disk
 from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
-from mars_dist.model import CONFIG, TOKENIZER, Mars, num_parameters
+from mars_dist.model import CONFIG, TOKENIZER, Mars, model_fingerprint, num_parameters
 from mars_dist.model import METRICS as BEST
 from mars_dist.nsynth import FAMILIES, SOURCES
 from mars_dist.phase import Phase
@@ -59,19 +60,18 @@ def evaluate_folders(
     tasks = [Task(runs, data, split, sampling, phase, judges) for split in num_notes]
     for task in tasks:
         task.check()
+    settings = settings_of(folders, data, asked, num_shown, judges, sampling, phase)
     evaluations = [
         evaluate(task, num_notes[task.split], num_shown, partial(progress_of, task.split), over_gpus) for task in tasks
     ]
     for evaluation in evaluations:
         for reason in evaluation.left_out:
             say(f"{evaluation.split}: {reason}")
-    info, rests_on = tasks[0].info, judges.describe(tasks[0].info)
+    info = tasks[0].info
     figures = {
         "notice": info.notice,
         "runs": {name: str(folder) for name, folder in runs.items()},
-        "sampling": to_plain(sampling),
-        "phase": phase,
-        "rests_on": rests_on,
+        **settings,
         "splits": {evaluation.split: to_figures(evaluation) for evaluation in evaluations},
     }
     out.write(figures_of(file), (json.dumps(figures, indent=1) + "\n").encode())
@@ -89,7 +89,10 @@ def evaluate_folders(
         ladders=[ladder for one in evaluations for ladder in ladders(one, info.spectrogram.sample_rate)],
         grids=[grid(name, folder, grids[name], info.spectrogram.sample_rate) for name, folder in models.items()],
         table=[row for one in evaluations for row in rows(one)],
-        table_notes=[*rests_on, *(f"{one.split}: {reason}" for one in evaluations for reason in one.left_out)],
+        table_notes=[
+            *settings["rests_on"],
+            *(f"{one.split}: {reason}" for one in evaluations for reason in one.left_out),
+        ],
         models=[model(name, folder, evaluations[0]) for name, folder in runs.items()],
         lines=LINES | (headings(runs) if len(runs) > 1 else {}),
     )
@@ -97,6 +100,28 @@ def evaluate_folders(
     out.write(file, page)
     say(f"{out.link(file)}: {len(page) / 2**20:.1f} MiB")
     return table(evaluations, report)
+
+
+def settings_of(
+    folders: Sequence[Address],
+    data: str,
+    asked: Asked,
+    num_shown: int,
+    judges: Judges,
+    sampling: SamplingConfig,
+    phase: Phase,
+) -> dict[str, Any]:
+    """What an evaluation follows from: its figures are kept with it, and known again by it."""
+    info, num_notes = DatasetInfo.load(Folder.open(data)), splits_of(data, asked)
+    return {
+        "data": info.source[:12],
+        "models": [model_fingerprint(folder)[:12] for folder in folders],
+        "notes": {split: num_notes.get(split, 0) for split in HELD_OUT},
+        "shown": num_shown,
+        "sampling": to_plain(sampling),
+        "phase": phase,
+        "rests_on": judges.describe(info),
+    }
 
 
 def progress_of(split: str, what: str) -> Callable[[int, int], None]:

@@ -75,15 +75,23 @@ class Pipeline:
             return self.evaluate(out, pictures, model, classifier)
 
     def evaluate(self, out: "Folder", pictures: str, model: Address, classifier: Address) -> str:
+        """The table, as it is kept; made anew where it was made of something else than what is asked for now."""
         from mars_dist.evaluation.judges import Judges
-        from mars_dist.page import evaluate_folders, figures_of
+        from mars_dist.page import evaluate_folders, figures_of, settings_of
         from mars_dist.phase import DEFAULT
         from mars_dist.sampling import AS_ASKED
+        from mars_dist.serialize import first_difference, parse_json
 
-        if {TABLE, figures_of(PAGE)} <= out.list():
-            say(f"{out.link(PAGE)}: finished already: nothing to do")
-            return out.read(TABLE).decode()
-        judges, here = Judges(classifier), (out, PAGE)
-        table = evaluate_folders([model], pictures, self.measured, self.shown, judges, AS_ASKED, DEFAULT, *here, say)
+        what = ([model], pictures, self.measured, self.shown, Judges(classifier), AS_ASKED, DEFAULT)
+        figures = figures_of(PAGE)
+        if {TABLE, figures} <= out.list():
+            before = parse_json(out.read(figures), out.at(figures))
+            difference = first_difference(before, settings_of(*what))
+            if difference is None:
+                say(f"{out.link(PAGE)}: finished already: nothing to do")
+                return out.read(TABLE).decode()
+            say(f"{out.link(PAGE)}: was made of {difference:.200}: it is made anew")
+            out.delete(TABLE)
+        table = evaluate_folders(*what, out, PAGE, say)
         out.write(TABLE, f"{table}\n".encode())  # written last: its presence means evaluated
         return f"{table}\n"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from typing import Any, NamedTuple
@@ -19,18 +21,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tensorboardX.proto.event_pb2 import Event
 
 from mars_dist import cli
+from mars_dist.config import ClassifierRunConfig
 from mars_dist.evaluation.evaluate import Task, evaluate
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS
 from mars_dist.phase import DEFAULT
+from mars_dist.pipeline import PAGE, TABLE, Pipeline
+from mars_dist.presets import load
 from mars_dist.progress import silent
 from mars_dist.sampling import AS_ASKED
 from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
+from mars_dist.training.plan import Plan
 
 from .kills import kill_once
 
@@ -283,6 +289,42 @@ def test_a_pipeline_names_a_split_that_there_is_not_before_it_trains(journey: Jo
     assert ended.code == 2
     assert ended.lines[-1].endswith("holds no split 'tset', it has train, valid, test: name one of these")
     assert [line for line in ended.lines if line.startswith("== ")] == ["== preprocess"]
+
+
+def test_a_pipeline_evaluates_anew_what_is_asked_for_anew(
+    trained_autoregressor: Plan, trained_classifier: Plan, short_pictures: str, tmp_path: Path
+) -> None:
+    out, model = Folder.open(tmp_path / "out"), tmp_path / "model"
+    classifier = Path(shutil.copytree(trained_classifier.folder, tmp_path / "classifier"))
+    shutil.copytree(trained_autoregressor.folder, model)
+    first = Pipeline("notes", tmp_path / "out", load("debug"), ClassifierRunConfig(), 2, shown=1)
+
+    def evaluated(pipeline: Pipeline) -> str:
+        """What the page says, and whether it is another one than before."""
+        with terminal() as read:
+            table = pipeline.evaluate(out, short_pictures, model, classifier)
+            assert table == out.read(TABLE).decode()
+            [line] = [
+                line for line in read().splitlines() if line.startswith(f"{out.at(PAGE)}: ") and "MiB" not in line
+            ]
+        return line.removeprefix(f"{out.at(PAGE)}: ")
+
+    table = first.evaluate(out, short_pictures, model, classifier)
+    assert "valid: 2 notes" in table and "test: 2 notes" in table
+    assert evaluated(first) == "finished already: nothing to do"
+    assert evaluated(replace(first, shown=2)) == "was made of shown = 1, not 2: it is made anew"
+    alone = replace(first, shown=2, measured={"valid": 3})
+    assert evaluated(alone) == "was made of notes.valid = 2, not 3: it is made anew"
+    table = out.read(TABLE).decode()
+    assert "valid: 3 notes" in table and "test: " not in table
+    assert evaluated(alone) == "finished already: nothing to do"
+
+    for folder, told in {model: "models = ['", classifier: "rests_on = ['Classifier "}.items():
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: values * 1.01 for name, values in weights.items()}, folder / "model.safetensors")
+        line = evaluated(alone)
+        assert line.startswith(f"was made of {told}") and line.endswith(": it is made anew")
+    assert evaluated(alone) == "finished already: nothing to do"
 
 
 def test_a_page_in_a_bucket_opens_by_a_link(journey: Journey, bucket: str) -> None:
