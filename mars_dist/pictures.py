@@ -132,12 +132,13 @@ def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDA
     rejected: list[Rejected] = []
     for start in range(0, len(part.entries), NOTES_AT_ONCE):
         waves, first = [], len(notes)
-        for entry in part.entries[start : start + NOTES_AT_ONCE]:
-            try:
-                waves.append(part.wave(entry, config))
+        entries = part.entries[start : start + NOTES_AT_ONCE]
+        for entry, wave_T in zip(entries, part.waves(entries, config), strict=True):
+            if isinstance(wave_T, ValueError):
+                rejected.append(Rejected(entry.note.note_str, part.name, str(wave_T)))
+            else:
+                waves.append(wave_T)
                 notes.append(entry.note)
-            except ValueError as error:
-                rejected.append(Rejected(entry.note.note_str, part.name, str(error)))
         if waves:
             wave_BT = np.stack(waves)
             if keeps_waves:

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from mars_dist.sources.read import read_source
 from mars_dist.sources.source import Split
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.storage import Folder
+
+from .storage.faulty import FaultyProxy
 
 BAD = {
     "not a wav file": lambda wav: wav.write_text("hello"),
@@ -88,6 +92,45 @@ def test_a_bad_wav_is_left_out_with_its_reason(reason: str, train: Split, short:
     assert train.folder.path not in rejected[0].reason
     for name, values in expected.items():
         assert (columns[name] == np.delete(values, 4, axis=0)).all()
+
+
+class Counting(FaultyProxy):
+    """It lets requests wait, and counts those that wait together."""
+
+    now = most = 0
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        sleep(0.05)
+        with self.lock:
+            self.now -= 1
+        super().answer(request)
+
+
+def test_files_in_s3_are_read_together_and_are_the_same_notes(
+    train: Split, short: SpectrogramConfig, bucket: str, s3_server: str
+) -> None:
+    wav(train, 4).write_text("hello")
+    os.truncate(wav(train, 7), 3000)
+    home = Folder.open(bucket)
+    for entry in train.entries:
+        home.sub(str(Path(entry.file).parent)).send(Path(train.folder.at(entry.file)))
+    expected, rejected = read_pictures(train, short)
+    assert len(rejected) == 2
+    proxy = Counting(s3_server)
+    in_s3 = replace(train, folder=Folder.open(bucket.replace(s3_server, proxy.address)))
+    found, rejected_in_s3 = read_pictures(in_s3, short)
+    assert 1 < proxy.most <= in_s3.folder.at_once
+    assert rejected_in_s3 == rejected and found.keys() == expected.keys()
+    assert all((found[name] == values).all() for name, values in expected.items())
+
+    home.delete(train.entries[9].file)
+    found, [*_, missing] = read_pictures(in_s3, short)
+    assert missing.note_str == train.notes[9].note_str and "cannot be read" in missing.reason
+    assert len(found["picture"]) == 9
+    proxy.close()
 
 
 def test_a_shard_is_made_once(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:

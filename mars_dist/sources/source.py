@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ from mars_dist.audio import Wave, convert_note, read_note
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Rejected
 from mars_dist.nsynth import Note
-from mars_dist.storage import Folder
+from mars_dist.storage import Folder, S3Folder
 
 
 class Entry(NamedTuple):
@@ -55,6 +57,20 @@ class Split:
             except OSError as error:
                 raise ValueError(f"cannot be read ({error.strerror or error})") from error
         return (read_note if self.strict else convert_note)(content, config.sample_rate, config.num_samples)
+
+    def waves(self, entries: Sequence[Entry], config: SpectrogramConfig) -> list[Wave | ValueError]:
+        """Of each entry, or why it cannot be used. S3 takes its time for each file: there they are read together."""
+
+        def attempt(entry: Entry) -> Wave | ValueError:
+            try:
+                return self.wave(entry, config)
+            except ValueError as error:
+                return error
+
+        if self.archive or not isinstance(self.folder, S3Folder):
+            return [attempt(entry) for entry in entries]
+        with ThreadPoolExecutor(self.folder.at_once) as readers:
+            return list(readers.map(attempt, entries))
 
 
 @dataclass(frozen=True)
