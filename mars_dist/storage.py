@@ -31,6 +31,8 @@ WEEK = 7 * 24 * 3600
 """Seconds: the longest that S3 grants to an address."""
 SETTINGS = ("endpoint_override", "scheme", "region")
 """What an address may say of its endpoint."""
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables of the environment that name it where an address does not: the first one that there is."""
 
 
 class Folder(ABC):
@@ -291,8 +293,8 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 def _endpoint_of_environment() -> dict[str, str]:
-    """Looked up here, so that the workers of a cluster need no such environment."""
-    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """A folder carries it along; for an address that a worker opens, `distributed.runtime` hands the variables on."""
+    url = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
     address = urlsplit(url or "")
     return {"endpoint_override": address.netloc, "scheme": address.scheme} if url else {}
 

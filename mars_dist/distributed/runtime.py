@@ -1,10 +1,13 @@
 """The Ray runtime that all commands of a process share."""
 
+import json
 import logging
 import os
 from typing import Any
 
+from mars_dist.addresses import IN_A_JOB
 from mars_dist.memory import MALLOC_CONF
+from mars_dist.storage import ENDPOINTS
 
 # Read by Ray when it is imported, or by its workers when they start.
 for name, value in {
@@ -30,18 +33,27 @@ LOCAL_OBJECT_STORE = 512 * 2**20
 def connect(num_cpus: int | None = None) -> None:
     """Attach to the cluster that RAY_ADDRESS names, as it does in a job; else start a runtime on this machine, once.
 
-    `num_cpus` is for the latter: as many as the machine has unless given.
+    The cluster's workers find S3 where this process does. `num_cpus` is for a runtime that is started: as many as the
+    machine has unless given.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
         return
-    address, own = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()
+    address, options = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()
     os.environ.pop(OWN, None)
     if address == "local":
         os.environ[OWN] = "1"
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor: nobody takes this machine away
-        own = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        options = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
+    elif endpoint := endpoint_to_hand_on():
+        options = {"runtime_env": {"env_vars": endpoint}}
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+
+
+def endpoint_to_hand_on() -> dict[str, str]:
+    """What the cluster's workers may lack. They have what a job has set, and Ray refuses to be told it twice."""
+    of_the_job = json.loads(os.environ.get(IN_A_JOB, "{}")).get("runtime_env", {}).get("env_vars", {})
+    return {name: os.environ[name] for name in ENDPOINTS if name in os.environ and name not in of_the_job}
 
 
 def is_our_own() -> bool:
