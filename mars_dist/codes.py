@@ -1,7 +1,7 @@
 """From shards of pictures to shards of codes, one job a shard: what each worker does, with or without a cluster."""
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def encode_group(columns: Columns, cut: SpectrogramConfig, tokenizer: Address) -
     return columns | {"codes": codes_BL.cpu().numpy().astype(np.uint16), "latents": f_BChw.half().cpu().numpy()}
 
 
-@lru_cache(maxsize=2)
+@cache
 def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     """Loaded once a process, with the settings of the pictures that it takes."""
     tokenizer, run = load_tokenizer(folder)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 import types
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -30,7 +31,7 @@ def from_plain(kind: type[T], plain: dict[str, Any], base: T | None = None, wher
 
     Raises ValueError for an unknown field ("did you mean"), and for a value of the wrong type.
     """
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)  # type: ignore[arg-type]
     for name in plain:
         if name not in hints:
             close = difflib.get_close_matches(name, hints, n=1)
@@ -40,6 +41,12 @@ def from_plain(kind: type[T], plain: dict[str, Any], base: T | None = None, wher
         name: convert(hints[name], value, getattr(base, name, None), f"{where}{name}") for name, value in plain.items()
     }
     return dataclasses.replace(base, **values) if base is not None else kind(**values)  # type: ignore[type-var]
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """Half of the time of opening a data set, were they looked up for each shard."""
+    return get_type_hints(kind)
 
 
 def convert(kind: Any, value: Any, base: Any, where: str) -> Any:

@@ -168,7 +168,7 @@ def train_and_measure(study: Study, trial: Trial, on_gpu: bool, stop: Event) -> 
             tune.report(report)
         train_plan(stage.plan, study.workers, on_gpu, stop, so_far)
         flops += stage.flops
-    task = Task({"": study.model(trial)}, study.data, "valid", AS_ASKED, DEFAULT, Judges())
+    task = Task({"": study.model(trial)}, study.data, "valid", AS_ASKED, DEFAULT, Judges(), references=False)
     measures = evaluate(task, study.num_notes, 0, silent, map).measures
     return {name: measures[metric.measure][metric.line].value for name, metric in known(study.sweep.kind).items()}
 

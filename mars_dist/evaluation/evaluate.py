@@ -66,6 +66,9 @@ class Task:
     sampling: SamplingConfig
     phase: Phase
     judges: Judges
+    references: bool = True
+    """Whether what the runs' own lines are read beside is measured too: the lines that runs share, the training notes
+    nearest to samples, and sets of notes."""
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -155,7 +158,7 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
         outcomes.append(outcome)
         count(sum(len(one.part.rows) for one in outcomes), total)
     outcomes.sort(key=lambda outcome: outcome.part.first)
-    nearest, likeness = nearest_training_notes(task, outcomes, progress, over)
+    nearest, likeness = nearest_training_notes(task, outcomes, progress, over) if task.references else ({}, {})
     jobs = [
         (part, {run: index_B[part.first :][: len(part.rows)].numpy() for run, index_B in nearest.items()})
         for part in parts
@@ -167,12 +170,13 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
     of_copies = [copies[first] for first in sorted(copies)]
     measured = [likeness, *(outcome.measured for outcome in outcomes), *(measures for measures, _ in of_copies)]
     features = [*(outcome.features for outcome in outcomes), *(features for _, features in of_copies)]
-    of_sets, left_out = set_measures(joined(features), over)
+    of_sets, left_out = set_measures(joined(features), over) if task.references else ({}, [])
+    measures = {metric: estimates(lines) for metric, lines in joined(measured).items()}
     return Evaluation(
         split=task.split,
         num_notes=total,
-        lines=lines_of(task.runs),
-        measures={metric: estimates(lines) for metric, lines in joined(measured).items()} | of_sets,
+        lines=[line for line in lines_of(task.runs) if line in measures["mse"]],
+        measures=measures | of_sets,
         left_out=left_out,
         codebook={
             run: usage(torch.stack([one.hits[run] for one in outcomes]).sum(0), tokenizer_of(folder)[0].config)
@@ -217,7 +221,7 @@ def measure_part(part: Part, task: Task) -> Outcome:
     held_out = Rows(task.data, task.split)
     columns, info, spectrogram = held_out.take(part.rows, COLUMNS), held_out.info, held_out.info.spectrogram
     real = real_version(spectrogram, columns)
-    versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)}
+    versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)} if task.references else {}
     likeness, hits, bits = {"real": likeness_of(real.picture_B1FN)}, {}, {}
     for run, folder in task.runs.items():
         of_run, codes_BL = versions_of_run(folder, real, columns, part.first, task.sampling, task.phase)

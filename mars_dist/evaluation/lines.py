@@ -5,7 +5,7 @@ Suffixes: B notes, C H W the multiplexed picture, F N bins and frames, T samples
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
     return mars.packed_tokenizer, mars.spectrogram
 
 
-@lru_cache(maxsize=2)
+@cache
 def model_of(folder: Address) -> Mars:
     """Loaded once a process."""
     return Mars.from_pretrained(folder, own_device())

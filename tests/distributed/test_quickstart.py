@@ -79,7 +79,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_end(
     code, lines = interrupt(options, out / "tokenizer" / "training" / "step_00000010" / "position.json")
     assert code == 130, lines
     assert lines[-1] == "mars: stopped; the same command goes on from what is finished"
-    ours = ("== ", "notes ", "shards ", "tokenizer", str(out), "mars: stopped")
+    ours = ("== ", "notes ", "shards ", "tokenizer", str(out), "mars: stopped", "nothing was heard for")
     assert not [line for line in lines if not line.startswith(ours)]
     assert not (out / "tokenizer" / "training" / "finished.json").exists()
 

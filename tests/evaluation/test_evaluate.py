@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mars_dist.addresses import Address
+from mars_dist.codes import tokenizer_of as load_tokenizer_once
 from mars_dist.dataset import DatasetInfo, Shard, write_shard
 from mars_dist.evaluation import evaluate as evaluate_module
 from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, splits_of
@@ -131,6 +133,30 @@ def test_a_tokenizer_alone_has_the_reconstructions_that_its_autoregressor_has(
     mixed = evaluate(replace(task, runs={"a": task.runs[""], "b": trained_tokenizer.folder}), 4, 2, silent, map)
     assert mixed.lines[-1] == "reconstruction, b" and len(mixed.lines) == 6
     assert mixed.measures["mse"]["reconstruction, b"] == evaluation.measures["mse"]["reconstruction"]
+
+
+def test_without_references_the_runs_own_lines_are_measured_alike(task: Task, evaluation: Evaluation) -> None:
+    told = list[str]()
+
+    def progress(what: str) -> Callable[[int, int], None]:
+        told.append(what)
+        return lambda done, total: None
+
+    alone = evaluate(replace(task, references=False), 4, 2, progress, map)
+    assert alone.lines == ["reconstruction", "sample"] and alone.left_out == [] and "training notes" not in told
+    assert alone.measures.keys() == evaluation.measures.keys() - {"training_similarity"}
+    for metric, lines in alone.measures.items():
+        assert lines == {line: evaluation.measures[metric][line] for line in lines}
+        assert list(lines) == [line for line in evaluation.measures[metric] if line in alone.lines]
+
+
+def test_models_side_by_side_are_loaded_once(task: Task, trained_tokenizer: Plan, tmp_path: Path) -> None:
+    runs: dict[str, Address] = {}
+    for name in "abc":
+        runs[name] = shutil.copytree(trained_tokenizer.folder, tmp_path / name)
+    before = load_tokenizer_once.cache_info().misses
+    evaluate(replace(task, runs=runs), 4, 0, silent, map)
+    assert load_tokenizer_once.cache_info().misses == before + 3
 
 
 def test_bits_are_what_validation_finds(evaluation: Evaluation, trained_autoregressor: Plan) -> None:
