@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from mars_dist.whole import whole
+
 COUNTS = "counts"
 STRONGEST_FIRST = ("instrument", "family", "source", "pitch", "velocity")
 """The order in which what is asked for is looked up; qualities come last."""
@@ -64,10 +66,9 @@ class Histogram:
         return matching_N
 
     def save(self, path: Path) -> None:
-        """Whole or not at all. A file of its own: NSynth's, with instruments, is a million lines of JSON."""
-        half_written = path.with_name(f".{path.name}.tmp")
-        save_file(self.columns | {COUNTS: self.counts_N}, half_written)
-        half_written.replace(path)
+        """A file of its own: NSynth's, with instruments, is a million lines of JSON."""
+        with whole(path) as half_written:
+            save_file(self.columns | {COUNTS: self.counts_N}, half_written)
 
     @classmethod
     def load(cls, path: Path, cardinalities: Mapping[str, int]) -> "Histogram":

@@ -37,6 +37,7 @@ from mars_dist.spectrogram import picture_from_wave
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.weights import build_with
+from mars_dist.whole import whole
 
 NOTES_AT_ONCE = 16
 """Sampled together, however many are asked for: it bounds memory and does not change a note."""
@@ -88,10 +89,8 @@ def save_classifier(
 
 
 def save_folder(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], metrics: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    half_written = folder / f".{WEIGHTS}.tmp"
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, half_written)
-    half_written.replace(folder / WEIGHTS)
+    with whole(folder / WEIGHTS) as half_written:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, half_written)
     write_json(folder / METRICS, metrics)
     write_json(folder / CONFIG, config)
 

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,33 +37,55 @@ PHASES: dict[Phase, str] = {
 }
 
 
-def evaluate_folders(
-    folders: Sequence[Address],
-    data: str,
-    asked: Asked,
-    num_shown: int,
-    judges: Judges,
-    sampling: SamplingConfig,
-    phase: Phase,
-    out: Folder,
-    file: str,
-    say: Say,
-) -> str:
-    """Evaluate folders of autoregressors, or of tokenizers, on the notes that are `asked` for.
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is measured, on which notes, and how."""
 
-    Writes the page, and its figures beside it; returns the table as text. Raises ValueError where models,
-    data and judges do not fit.
+    folders: Sequence[Address]
+    """Of autoregressors, or of tokenizers."""
+    data: str
+    asked: Asked
+    num_shown: int
+    judges: Judges
+    sampling: SamplingConfig
+    phase: Phase
+
+    @cached_property
+    def num_notes(self) -> Mapping[str, int]:
+        """Of each split that is measured. Raises ValueError where there is no such split, or it is not held out."""
+        return splits_of(self.data, self.asked)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the figures follow from: it is kept with them, and they are known again by it."""
+        info = DatasetInfo.load(Folder.open(self.data))
+        return {
+            "data": info.source[:12],
+            "models": [model_fingerprint(folder)[:12] for folder in self.folders],
+            "notes": {split: self.num_notes.get(split, 0) for split in HELD_OUT},
+            "shown": self.num_shown,
+            "sampling": to_plain(self.sampling),
+            "phase": self.phase,
+            "rests_on": self.judges.describe(info),
+        }
+
+
+def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> str:
+    """Write the page, and its figures beside it; return the table as text.
+
+    Raises ValueError where models, data and judges do not fit.
     """
     keep_freed_memory()
     from mars_dist.distributed.cluster import over_gpus
 
-    runs, num_notes = named(folders), splits_of(data, asked)
-    tasks = [Task(runs, data, split, sampling, phase, judges) for split in num_notes]
+    runs = named(plan.folders)
+    tasks = [Task(runs, plan.data, split, plan.sampling, plan.phase, plan.judges) for split in plan.num_notes]
     for task in tasks:
         task.check()
-    settings = settings_of(folders, data, asked, num_shown, judges, sampling, phase)
+    settings, phase = plan.settings, PHASES[plan.phase]
     evaluations = [
-        evaluate(task, num_notes[task.split], num_shown, partial(progress_of, task.split), over_gpus) for task in tasks
+        evaluate(task, plan.num_notes[task.split], plan.num_shown, partial(progress_of, task.split), over_gpus)
+        for task in tasks
     ]
     for evaluation in evaluations:
         for reason in evaluation.left_out:
@@ -81,7 +104,7 @@ def evaluate_folders(
         title="MARS: notes from a next-scale transformer" if models else "MARS: notes through a tokenizer",
         description=[
             f"{' and '.join(map(last_part, runs.values()))}, heard and measured on notes that training never had.",
-            f"Every line but the original and the real notes is sound made of pictures, its phase by {PHASES[phase]}.",
+            f"Every line but the original and the real notes is sound made of pictures, its phase by {phase}.",
             "valid: (instrument, pitch) pairs that training never had. test: instruments that training never had.",
         ],
         sample_rate=info.spectrogram.sample_rate,
@@ -100,28 +123,6 @@ def evaluate_folders(
     out.write(file, page)
     say(f"{out.link(file)}: {len(page) / 2**20:.1f} MiB")
     return table(evaluations, report)
-
-
-def settings_of(
-    folders: Sequence[Address],
-    data: str,
-    asked: Asked,
-    num_shown: int,
-    judges: Judges,
-    sampling: SamplingConfig,
-    phase: Phase,
-) -> dict[str, Any]:
-    """What an evaluation follows from: its figures are kept with it, and known again by it."""
-    info, num_notes = DatasetInfo.load(Folder.open(data)), splits_of(data, asked)
-    return {
-        "data": info.source[:12],
-        "models": [model_fingerprint(folder)[:12] for folder in folders],
-        "notes": {split: num_notes.get(split, 0) for split in HELD_OUT},
-        "shown": num_shown,
-        "sampling": to_plain(sampling),
-        "phase": phase,
-        "rests_on": judges.describe(info),
-    }
 
 
 def progress_of(split: str, what: str) -> Callable[[int, int], None]:

@@ -77,21 +77,22 @@ class Pipeline:
     def evaluate(self, out: "Folder", pictures: str, model: Address, classifier: Address) -> str:
         """The table, as it is kept; made anew where it was made of something else than what is asked for now."""
         from mars_dist.evaluation.judges import Judges
-        from mars_dist.page import evaluate_folders, figures_of, settings_of
+        from mars_dist.page import EvaluationPlan, evaluate_folders, figures_of
         from mars_dist.phase import DEFAULT
         from mars_dist.sampling import AS_ASKED
         from mars_dist.serialize import first_difference, parse_json
 
-        what = ([model], pictures, self.measured, self.shown, Judges(classifier), AS_ASKED, DEFAULT)
+        judges = Judges(classifier)
+        plan = EvaluationPlan([model], pictures, self.measured, self.shown, judges, AS_ASKED, DEFAULT)
         figures = figures_of(PAGE)
         if {TABLE, figures} <= out.list():
             before = parse_json(out.read(figures), out.at(figures))
-            difference = first_difference(before, settings_of(*what))
+            difference = first_difference(before, plan.settings)
             if difference is None:
                 say(f"{out.link(PAGE)}: finished already: nothing to do")
                 return out.read(TABLE).decode()
             say(f"{out.link(PAGE)}: was made of {difference:.200}: it is made anew")
             out.delete(TABLE)
-        table = evaluate_folders(*what, out, PAGE, say)
+        table = evaluate_folders(plan, out, PAGE, say)
         out.write(TABLE, f"{table}\n".encode())  # written last: its presence means evaluated
         return f"{table}\n"

@@ -6,11 +6,13 @@ import hashlib
 import json
 import tomllib
 import types
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mars_dist.scales import Size
+from mars_dist.whole import whole
 
 T = TypeVar("T")
 
@@ -84,11 +86,8 @@ def named(where: str, make: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write by way of a temporary file, so that the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.with_name(f".{path.name}.tmp")
-    half_written.write_bytes(as_json(value))
-    half_written.replace(path)
+    with whole(path) as half_written:
+        half_written.write_bytes(as_json(value))
 
 
 def as_json(value: Any) -> bytes:
@@ -131,7 +130,15 @@ def fingerprint(*paths: Path) -> str:
 
 def first_difference(before: Any, now: Any, name: str = "") -> str | None:
     """`optim.lr = 0.1, not 0.2`: the first field in which two plain values differ."""
+    for differing, value_before, value in differences(before, now, name):
+        return f"{differing.removeprefix('config.')} = {value_before}, not {value}"
+    return None
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each field of `now` in which two plain values differ, such as optim.lr, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
-        differences = (first_difference(before.get(key), now[key], f"{name}.{key}".lstrip(".")) for key in now)
-        return next((difference for difference in differences if difference), None)
-    return None if before == now else f"{name.removeprefix('config.')} = {before}, not {now}"
+        for key in now:
+            yield from differences(before.get(key), now[key], f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name, before, now

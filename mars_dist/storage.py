@@ -22,7 +22,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-HALF_WRITTEN = ".part"
+from mars_dist.whole import HALF_WRITTEN, whole
+
 ATTEMPTS = 8
 """Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
@@ -109,7 +110,7 @@ class Folder(ABC):
     def fetch(self, file: str, path: Path) -> None:
         """Copy a file of the folder to this machine. Raises OSError."""
         with (
-            _whole(path) as half_written,
+            whole(path) as half_written,
             self.files.open_input_stream(self.at(file)) as stream,
             half_written.open("wb") as copy,
         ):
@@ -166,11 +167,11 @@ class LocalFolder(Folder):
         return Path(self.at(file)).read_bytes()
 
     def write(self, file: str, data: bytes | pa.Buffer) -> None:
-        with _whole(Path(self.at(file))) as half_written:
+        with whole(Path(self.at(file))) as half_written:
             half_written.write_bytes(data)
 
     def send(self, path: Path) -> None:
-        with _whole(Path(self.at(path.name))) as half_written:
+        with whole(Path(self.at(path.name))) as half_written:
             shutil.copyfile(path, half_written)
 
     def clear_unfinished(self) -> None:
@@ -278,18 +279,6 @@ class S3Folder(Folder):
     def _key(self, file: str) -> dict[str, str]:
         bucket, _, key = self.at(file).partition("/")
         return {"Bucket": bucket, "Key": key}
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Where to write what is put in its place, in one go, at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{HALF_WRITTEN}")
-    try:
-        yield half_written
-        half_written.replace(path)
-    finally:
-        half_written.unlink(missing_ok=True)
 
 
 def _endpoint_of_environment() -> dict[str, str]:

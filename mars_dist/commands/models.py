@@ -113,7 +113,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if len(set(folders)) < len(folders):
         raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
     from mars_dist.evaluation.judges import Judges
-    from mars_dist.page import evaluate_folders
+    from mars_dist.page import EvaluationPlan, evaluate_folders
     from mars_dist.storage import Folder
 
     report = address(command.report) if command.report else None
@@ -123,6 +123,5 @@ def evaluate(arguments: Sequence[str]) -> None:
     out.require_writable("--report")
     judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
     data = str(address(command.data))
-    print(
-        evaluate_folders(folders, data, asked, command.shown, judges, command.sampling, command.phase, out, file, say)
-    )
+    plan = EvaluationPlan(folders, data, asked, command.shown, judges, command.sampling, command.phase)
+    print(evaluate_folders(plan, out, file, say))

@@ -17,7 +17,8 @@ from mars_dist.pictures import Job, Made, arrays, estimate_bytes, find_made, mak
 from mars_dist.progress import Say
 from mars_dist.sources.read import read_source
 from mars_dist.sources.source import fingerprint
-from mars_dist.storage import HALF_WRITTEN, Folder
+from mars_dist.storage import Folder
+from mars_dist.whole import HALF_WRITTEN
 
 SECONDS_BETWEEN_LINES = 3
 SHOWN = 5

@@ -28,6 +28,7 @@ from ray.train.v2.api.callback import RayTrainCallback
 
 from mars_dist.distributed.console import console
 from mars_dist.distributed.runtime import connect, is_our_own
+from mars_dist.distributed.scaling import num_gpus
 from mars_dist.distributed.worker import Retention, train_worker
 from mars_dist.errors import TrainingFailed
 from mars_dist.node import SOCKETS
@@ -51,9 +52,8 @@ def fit(plan: Plan, workers: int | None, say: Say, min_workers: int | None = Non
     the cluster, TrainingFailed where training failed.
     """
     connect()
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    kind = "GPU" if num_gpus else "CPU"
-    workers = workers or num_gpus or min(2, int(ray.cluster_resources()["CPU"]))
+    kind = "GPU" if num_gpus() else "CPU"
+    workers = workers or num_gpus() or min(2, int(ray.cluster_resources()["CPU"]))
     if min_workers is not None and not 1 <= min_workers <= workers:
         raise ValueError(f"--min-workers: {min_workers} must lie between 1 and --workers = {workers}")
     fewest = min_workers or workers
@@ -63,7 +63,7 @@ def fit(plan: Plan, workers: int | None, say: Say, min_workers: int | None = Non
     if fewest < workers and plan.config.train.replicas > 1:
         raise ValueError("--min-workers: replicas need a fixed number of workers: leave it out, or train.replicas = 1")
     with told_by_sigterm() as stop:
-        return train(plan, (fewest, workers), num_gpus > 0, say, stop)
+        return train(plan, (fewest, workers), kind == "GPU", say, stop)
 
 
 def train(

@@ -1,13 +1,12 @@
 """What a sweep says: its settings, best first, as a table, and the best one as TOML."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from mars_dist.presets import PRESETS
-from mars_dist.serialize import to_plain
+from mars_dist.serialize import differences, to_plain
 from mars_dist.sweeps.records import Record, Records
 from mars_dist.sweeps.study import Study
 from mars_dist.sweeps.sweep import Choice, Settings, named
@@ -112,20 +111,11 @@ def as_toml(study: Study, choice: Choice) -> str:
     sweep = study.sweep
     chosen = {name: value for part, label in choice.items() for name, value in sweep.space[part][label].items()}
     base = sweep.preset if sweep.preset in PRESETS else "tiny"
-    own = dict(differences(to_plain(PRESETS[base]), to_plain(sweep.unvaried)))
+    own = {name: value for name, _, value in differences(to_plain(PRESETS[base]), to_plain(sweep.unvaried))}
     lines = [f"# {named(choice)}", f"preset = {json.dumps(base)}"]
     for table, settings in tables({**own, **sweep.settings, **chosen}).items():
         lines += ["", f"[{table}]", *(f"{name} = {json.dumps(to_plain(value))}" for name, value in settings.items())]
     return "\n".join(lines) + "\n"
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings that are others now, by their names in a preset's .toml."""
-    for name, value in now.items():
-        if isinstance(value, dict):
-            yield from differences(before[name], value, f"{within}{name}.")
-        elif value != before[name]:
-            yield f"{within}{name}", value
 
 
 def tables(settings: Settings) -> dict[str, dict[str, object]]:

@@ -19,7 +19,7 @@ import ray
 from mars_dist.distributed import tune as on_tune
 from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
 from mars_dist.evaluation.judges import Judges
-from mars_dist.page import evaluate_folders
+from mars_dist.page import EvaluationPlan, evaluate_folders
 from mars_dist.phase import DEFAULT
 from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import read_json
@@ -93,9 +93,8 @@ def test_a_trial_that_fails_ends_no_other_and_the_best_score_is_what_mars_evalua
     best = rank(of, records)[0]
     assert best.records == [good]
     report = Folder.open(tmp_path)
-    evaluate_folders(
-        [of.model(good.trial)], of.data, {"valid": 4}, 1, Judges(), AS_ASKED, DEFAULT, report, "r.html", print
-    )
+    plan = EvaluationPlan([of.model(good.trial)], of.data, {"valid": 4}, 1, Judges(), AS_ASKED, DEFAULT)
+    evaluate_folders(plan, report, "r.html", print)
     measures = read_json(tmp_path / "r.json")["splits"]["valid"]["measures"]
     assert good.score.keys() == known("tokenizer").keys()
     for name, metric in known("tokenizer").items():

@@ -12,7 +12,8 @@ import boto3
 import pytest
 
 from mars_dist import storage
-from mars_dist.storage import HALF_WRITTEN, Folder
+from mars_dist.storage import Folder
+from mars_dist.whole import HALF_WRITTEN
 
 from .faulty import Fault, FaultyProxy
 
