@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -77,15 +78,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """host:port of an S3 server in this process."""
+    """host:port of an S3 server in this process.
+
+    It compares (If-Match, If-None-Match) and writes in two steps; S3 does so in one, and runs rely on it.
+    """
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    put_object, one_at_a_time = S3Response.put_object, Lock()
+
+    def put_in_one_step(request: S3Response) -> Any:
+        with one_at_a_time:
+            return put_object(request)
+
+    patched = pytest.MonkeyPatch()
+    patched.setattr(S3Response, "put_object", put_in_one_step)
     logging.getLogger("werkzeug").setLevel("WARNING")  # or a failed test shows nothing but requests
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"{host}:{port}"
     server.stop()
+    patched.undo()
 
 
 @pytest.fixture
