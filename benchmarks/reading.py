@@ -32,7 +32,12 @@ from mars_dist.storage import Folder
 from mars_dist.training import autoregressor_stage
 from mars_dist.training.batches import Batch, Batches
 
-KINDS = {"pictures": ["picture"], "codes": autoregressor_stage.COLUMNS}
+KINDS = {
+    "pictures": ("pictures", ["picture"]),
+    "codes": ("codes", autoregressor_stage.COLUMNS),
+    "codes with latents": ("codes", autoregressor_stage.CORRUPTED),
+}
+"""The data set, and the columns of it."""
 WORKERS = (1, 2, 4, 8)
 ROWS, BATCH, WINDOW = 6144, 256, 1024
 FIRST, STEPS = 8, 24
@@ -105,7 +110,7 @@ def rate(data: str, columns: list[str], workers: int, seed: int) -> tuple[float,
 
 def lines(place: str, kind: str, data: str, rounds: int) -> Iterator[list[str]]:
     for workers in WORKERS:
-        found = [rate(data, KINDS[kind], workers, seed) for seed in range(rounds)]
+        found = [rate(data, KINDS[kind][1], workers, seed) for seed in range(rounds)]
         rates, shares = zip(*found, strict=True)
         yield [place, kind, str(workers), f"{median(rates):,.0f}", f"{median(shares):.2f}"]
 
@@ -114,12 +119,12 @@ def main() -> None:
     given, rows = options(__doc__, rounds=5, with_notes=True), list[list[str]]()
     prepare("small", given.notes, given.out / "small")
     with patch.dict(os.environ, STRANGER), store() as host:
-        for kind in KINDS:
-            data = given.out / "small" / kind
+        for kind, (name, _) in KINDS.items():
+            data = given.out / "small" / name
             copies = -(-ROWS // DatasetInfo.load(Folder.open(data)).counts["train"])
             folder = enlarged(str(data), given.out / f"enlarged {kind}", copies)
             rows += lines("disk", kind, str(folder), given.rounds)
-            rows += lines("store", kind, send(folder, host, kind), given.rounds)
+            rows += lines("store", kind, send(folder, host, kind.replace(" ", "-")), given.rounds)
     settings = f"Batches of {BATCH}, windows of about {WINDOW} rows, {given.rounds} rounds"
     columns = ["from", "", "workers", "rows/s", "of them read by a worker"]
     tell(given, Table("Reading: by the workers", settings, columns, rows))

@@ -57,6 +57,7 @@ INVALID: dict[str, Callable[[], object]] = {
     "optim.lr: 0 must be above 0": lambda: OptimConfig(lr=0),
     "optim.lr: nan must be above 0": lambda: OptimConfig(lr=float("nan")),
     "optim.ema: 1.5 must lie between 0 and 1": lambda: OptimConfig(ema=1.5),
+    "optim.betas: 0.9 1.5 must each be 0 or more, and below 1": lambda: OptimConfig(betas=(0.9, 1.5)),
     "optim.warmup_steps: -3 must be 0 or more": lambda: OptimConfig(warmup_steps=-3),
     "train.patience: -1 must be 0 or more": lambda: TrainConfig(patience=-1),
     "tokenizer.depth: -1 must lie between 0 and 1000": lambda: TokenizerConfig(depth=-1),

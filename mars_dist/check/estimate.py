@@ -68,11 +68,12 @@ def estimates(preset: Preset, workers: int, device: Device, notes: int) -> tuple
     """Of both stages, on a data set of so many notes. Raises ValueError where the workers do not fit a stage."""
     first, settings = preset.tokenizer, preset.tokenizer.tokenizer
     num_values = prod(first.spectrogram.picture_shape)
-    num_latents = settings.code_width * settings.schedule.latent_grid.area + settings.num_codes
+    corrupts = preset.autoregressor.autoregressor.corrupt_codes > 0
+    num_latents = settings.code_width * settings.schedule.latent_grid.area if corrupts else 0
     second = autoregressor_step(preset.autoregressor, settings, device.kind)
     return (
         estimate("tokenizer", tokenizer_step(first, device.kind), workers, device, notes, num_values, STORED),
-        estimate("autoregressor", second, workers, device, notes, num_latents, FLOAT32),
+        estimate("autoregressor", second, workers, device, notes, settings.num_codes + num_latents, FLOAT32),
     )
 
 

@@ -7,6 +7,7 @@ from mars_dist.config.models import AutoregressorConfig, ClassifierConfig, Token
 from mars_dist.config.runs import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.config.spectrogram import SpectrogramConfig
 from mars_dist.config.training import (
+    EXECUTION,
     FEWEST_SCALES,
     AdversaryConfig,
     CodebookConfig,
@@ -19,6 +20,7 @@ from mars_dist.config.training import (
 )
 
 __all__ = [
+    "EXECUTION",
     "FEWEST_SCALES",
     "AdversaryConfig",
     "AutoregressorConfig",

@@ -100,6 +100,12 @@ class OptimConfig:
         require_positive("optim", self, "lr", "clip")
         require_not_negative("optim", self, "weight_decay", "warmup_steps")
         require_share("optim", self, "final_lr", "ema")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas: {' '.join(map(str, self.betas))} must each be 0 or more, and below 1")
+
+
+EXECUTION = ("log_every", "checkpoint_every", "accumulate", "replicas", "recompute", "compile")
+"""Settings of the loop that say how a training is computed and told, not what comes of it."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ NEAR = 8
 FIGURES = (cross_entropy_per_scale, accuracy_per_scale)
 """Of validation."""
 LABELS = ["pitch", "velocity", "family", "source", "instrument_str", "qualities"]
-COLUMNS = ["codes", "latents", *LABELS]
+COLUMNS = ["codes", *LABELS]
+CORRUPTED = [*COLUMNS, "latents"]
+"""What is read of notes whose codes are to be corrupted: latents are most of a row, and serve nothing else."""
 
 
 class AutoregressorStage:
@@ -53,8 +55,9 @@ class AutoregressorStage:
         instruments = np.unique(labels["instrument_str"]).tolist() if settings.condition_on_instrument else ()
         self.vocabulary = Vocabulary(tuple(instruments), settings.condition_on_qualities)
         self.histogram = Histogram.of(self.vocabulary.of_rows(labels))
+        columns = CORRUPTED if settings.corrupt_codes > 0 else COLUMNS
         self.batches = Batches(
-            rows, COLUMNS, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
+            rows, columns, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
         )
         self.held_out = HeldOut(held_out, COLUMNS, self.prepare)
         torch.manual_seed(self.train.seed)
@@ -66,9 +69,11 @@ class AutoregressorStage:
             start_autoregressor(self.model, self.vocabulary, init_from)
 
     def prepare(self, columns: Columns) -> Batch:
-        codes_BL = torch.from_numpy(columns["codes"].astype(np.int64))
-        latents_BChw = torch.from_numpy(columns["latents"].astype(np.float32))
-        return {"codes": codes_BL, "latents": latents_BChw} | self.vocabulary.of_rows(columns)
+        of_dtype = {"codes": np.int64, "latents": np.float32}
+        arrays = {
+            name: torch.from_numpy(columns[name].astype(dtype)) for name, dtype in of_dtype.items() if name in columns
+        }
+        return arrays | self.vocabulary.of_rows(columns)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""

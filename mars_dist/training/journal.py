@@ -20,6 +20,8 @@ class Journal:
         self.folder, self.name, self.steps, self.say = folder, name, steps, say
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if say else None
         self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
+        if say and first_step == 0:  # what was told before came to nothing
+            (folder / METRICS).unlink(missing_ok=True)
         if say and (folder / METRICS).exists() and not (folder / METRICS).read_bytes().endswith(b"\n"):
             self.write("")  # a full disk has cut the last line off
 

@@ -7,10 +7,11 @@ from threading import Event
 from typing import Any
 
 from mars_dist.addresses import Address, address
-from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
+from mars_dist.config import EXECUTION, AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.errors import TrainingFailed
 from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
+from mars_dist.model import WEIGHTS
 from mars_dist.progress import Say
 from mars_dist.serialize import as_json, first_difference, from_plain, parse_json, to_plain
 from mars_dist.storage import Folder
@@ -20,7 +21,7 @@ from mars_dist.training.checkpoint import Position
 from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
 from mars_dist.training.loop import Stage, train
-from mars_dist.training.run import CHECKPOINTS, Run
+from mars_dist.training.run import CHECKPOINTS, STEP, Run
 from mars_dist.training.sharding import require_replicas
 from mars_dist.training.tokenizer_stage import TokenizerStage
 from mars_dist.training.tokenizer_stage import require_fit as require_pictures_fit
@@ -52,7 +53,7 @@ class Plan:
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
         self.require_fit(workers)
-        if (before := self.noted(PLAN)) and (difference := first_difference(before.to_plain(), self.to_plain())):
+        if (before := self.noted(PLAN)) and (difference := before.difference(self)) and self.holds_anything:
             raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
 
     def require_fit(self, workers: int) -> None:
@@ -99,7 +100,24 @@ class Plan:
     def finished(self) -> bool:
         """Whether this very run came to its end."""
         done = self.noted(FINISHED)
-        return done is not None and done.to_plain() == self.to_plain()
+        return done is not None and done.difference(self) is None
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether work would be lost with what the run's folder holds: one that was stopped early holds nothing yet."""
+        saved = any(name == FINISHED or name.startswith(STEP) for name in self.training.list())
+        return saved or WEIGHTS in Folder.open(self.folder).list()
+
+    def difference(self, other: "Plan") -> str | None:
+        """The first field in which another plan trains something else; where and how are free to change."""
+        return first_difference(self.what_is_trained(), other.what_is_trained())
+
+    def what_is_trained(self) -> dict[str, Any]:
+        plain = self.to_plain()
+        del plain["folder"]
+        for name in EXECUTION:
+            del plain["config"]["train"][name]
+        return plain
 
     def mark_finished(self) -> None:
         """Raises TrainingFailed where the folder cannot be written."""
@@ -134,9 +152,14 @@ class Plan:
         try:
             if file not in self.training.list():
                 return None
-            return Plan.from_plain(parse_json(self.training.read(file), self.training.at(file)))
+            plain = parse_json(self.training.read(file), self.training.at(file))
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be read ({error}): choose another --out") from error
+        try:
+            return Plan.from_plain(plain)
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            told = f"damaged, or of another version ({error!r}): choose another --out"
+            raise ValueError(f"{self.training.at(file)}: {told}") from error
 
     def note(self, file: str) -> None:
         """Raises OSError."""

@@ -39,6 +39,18 @@ def stage(plan: Plan) -> AutoregressorStage:
     return stage
 
 
+def test_latents_are_read_only_where_codes_are_corrupted(plan: Plan, stage: AutoregressorStage, tmp_path: Path) -> None:
+    config = plan.config
+    assert isinstance(config, AutoregressorRunConfig)
+    clean = replace(config, autoregressor=replace(config.autoregressor, corrupt_codes=0.0))
+    of_clean = replace(plan, config=clean, folder=tmp_path / "clean").stage(LocalRun(tmp_path / "clean"))
+    for one, read in ((stage, True), (of_clean, False)):
+        assert isinstance(one, AutoregressorStage)
+        batch = one.batches.load(0, 0, 1)
+        assert ("latents" in batch, "latents" in one.held_out.evenly(2, 0, 1)) == (read, False)
+        assert one.losses(batch, 0)["cross_entropy"].isfinite()
+
+
 def test_a_batch_has_each_notes_qualities(stage: AutoregressorStage) -> None:
     """Those of the short notes: pitch p has quality p % 10."""
     batch = stage.batches.load(0, 0, 1)

@@ -45,6 +45,16 @@ def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path: Path) -> Non
     assert [line["mse"] for line in read_metrics(tmp_path, "valid")] == [2.0]
 
 
+def test_a_run_that_begins_anew_forgets_what_was_told_before(tmp_path: Path) -> None:
+    """It had kept no checkpoint, and other settings may tell at other steps."""
+    for steps in ((1, 2, 3), (2, 4)):
+        journal = Journal(tmp_path, "tokenizer", 5, 0, print)
+        for step in steps:
+            train_line(journal, step, 1.0)
+        journal.close()
+    assert [line["step"] for line in read_metrics(tmp_path, "train")] == [2, 4]
+
+
 def test_a_line_that_a_full_disk_cut_off_is_passed_over(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         journal = Journal(tmp_path, "tokenizer", 5, step - 1, print)

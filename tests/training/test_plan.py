@@ -5,6 +5,7 @@ from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,16 @@ def plan(tokenizer_plan: Plan, tmp_path: Path) -> Plan:
 
 def with_optim(plan: Plan, **settings: float) -> Plan:
     return replace(plan, config=replace(plan.config, optim=replace(plan.config.optim, **settings)))
+
+
+def with_train(plan: Plan, **settings: Any) -> Plan:
+    return replace(plan, config=replace(plan.config, train=replace(plan.config.train, **settings)))
+
+
+def keep_something(plan: Plan, what: str = "training/step_00000010/position.json") -> None:
+    path = Path(str(plan.folder)) / what
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def test_a_plan_survives_the_way_to_a_worker(plan: Plan, autoregressor_plan: Plan, classifier_plan: Plan) -> None:
@@ -67,14 +78,65 @@ def test_a_disk_that_is_full_loses_nothing_that_was_saved(plan: Plan) -> None:
     ("change", "difference"),
     [
         (lambda plan: with_optim(plan, lr=0.5), r"optim\.lr = 0\.002, not 0\.5"),
-        (lambda plan: replace(plan, config=replace(plan.config, train=replace(plan.config.train, steps=30))),
-         r"train\.steps = 20, not 30"),
+        (lambda plan: with_train(plan, steps=30), r"train\.steps = 20, not 30"),
     ],
-)  # fmt: skip
+)
 def test_another_run_in_its_folder_is_refused(plan: Plan, change: Callable[[Plan], Plan], difference: str) -> None:
     begin(plan)
+    keep_something(plan)
     with pytest.raises(ValueError, match=rf"run: holds a run with {difference}: use its settings, or choose another"):
         change(plan).check(workers=1)
+
+
+def test_a_run_that_has_kept_nothing_may_begin_anew_with_other_settings(plan: Plan) -> None:
+    begin(plan)
+    begin(with_optim(plan, lr=0.5))
+    begin(plan)
+
+
+@pytest.mark.parametrize(
+    "kept", ["training/step_00000010/position.json", "training/finished.json", "model.safetensors"]
+)
+def test_what_is_kept_is_its_runs(plan: Plan, kept: str) -> None:
+    begin(plan)
+    keep_something(plan, kept)
+    begin(plan)
+    with pytest.raises(ValueError, match=r"holds a run with optim\.lr"):
+        begin(with_optim(plan, lr=0.5))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulate": 2}, {"replicas": 2}, {"recompute": "blocks"}, {"compile": True}, {"log_every": 3},
+     {"checkpoint_every": 7}],
+    ids=lambda settings: next(iter(settings)),
+)  # fmt: skip
+def test_a_run_goes_on_computed_and_told_in_another_way(plan: Plan, settings: dict[str, Any]) -> None:
+    begin(plan, 2)
+    keep_something(plan)
+    begin(with_train(plan, **settings), 2)
+    with_train(plan, **settings).mark_finished()
+    assert plan.finished
+
+
+def test_a_run_that_was_moved_goes_on(plan: Plan, tmp_path: Path) -> None:
+    begin(plan)
+    keep_something(plan)
+    plan.mark_finished()
+    Path(str(plan.folder)).rename(tmp_path / "moved")
+    moved = replace(plan, folder=tmp_path / "moved")
+    begin(moved)
+    assert moved.finished
+    with pytest.raises(ValueError, match=r"holds a run with optim\.lr"):
+        begin(with_optim(moved, lr=0.5))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"config": {}}', '{"config": {"tokenizer": 1}}', "{"])
+def test_a_damaged_plan_is_told(plan: Plan, text: str) -> None:
+    begin(plan)
+    (Path(plan.training.name) / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match=r"training/plan\.json: damaged"):
+        plan.check(workers=1)
 
 
 def test_finished_means_this_very_run(plan: Plan) -> None:
