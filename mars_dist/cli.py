@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    if debug and arguments[:1] == ["submit"]:
+        arguments.append("--debug")  # the job's own word too
     try:
         run(*arguments)
         sys.stdout.flush()

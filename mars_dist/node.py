@@ -65,3 +65,16 @@ def interface_of(address: str) -> str:
         if address in (one.address for one in addresses):
             return name
     return ""
+
+
+def workers_by_default(gpus: int, cpus: int) -> int:
+    """As training chooses them where nobody says: all GPUs, or else two processes on CPUs."""
+    return gpus or min(2, cpus)
+
+
+def require_enough(workers: int, there: int, kind: str) -> None:
+    """Raises ValueError where there are fewer GPUs or CPUs than workers, who take one each."""
+    if workers > there:
+        raise ValueError(
+            f"--workers: {workers} workers need {workers} {kind}s, there are {there}: choose at most {there}"
+        )

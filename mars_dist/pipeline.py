@@ -51,7 +51,7 @@ class Pipeline:
         """
         from mars_dist.distributed.data import encode, preprocess
         from mars_dist.evaluation.evaluate import splits_of
-        from mars_dist.launch import fit
+        from mars_dist.launch import fit, require_workers
         from mars_dist.storage import Folder
         from mars_dist.training.plan import Plan
 
@@ -60,17 +60,22 @@ class Pipeline:
         tokenizer, model, classifier = (
             address(out.sub(name).name) for name in ("tokenizer", "autoregressor", "classifier")
         )
+        of_tokenizer = Plan(self.preset.tokenizer, pictures, tokenizer)
+        of_model = Plan(self.preset.autoregressor, codes, model, tokenizer)
+        of_classifier = Plan(self.classifier, pictures, classifier)
+        for plan, number in ((of_tokenizer, workers), (of_model, workers), (of_classifier, classifier_workers)):
+            require_workers(plan, number, min_workers)
         with stage("preprocess"):
             preprocess(self.source, pictures, self.preset.tokenizer.spectrogram, progress=say)
             splits_of(pictures, self.measured)  # a split that there is not is told now, not after hours of training
         with stage("train_tokenizer"):
-            fit(Plan(self.preset.tokenizer, pictures, tokenizer), workers, say, min_workers)
+            fit(of_tokenizer, workers, say, min_workers)
         with stage("encode"):
             encode(pictures, tokenizer, codes, say)
         with stage("train_autoregressor"):
-            fit(Plan(self.preset.autoregressor, codes, model, tokenizer), workers, say, min_workers)
+            fit(of_model, workers, say, min_workers)
         with stage("train_classifier"):
-            fit(Plan(self.classifier, pictures, classifier), classifier_workers, say, min_workers)
+            fit(of_classifier, classifier_workers, say, min_workers)
         with stage("evaluate"):
             return self.evaluate(out, pictures, model, classifier)
 

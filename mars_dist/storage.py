@@ -12,6 +12,7 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -115,6 +116,11 @@ class Folder(ABC):
             half_written.open("wb") as copy,
         ):
             shutil.copyfileobj(stream, copy, CHUNK)
+
+    def fetch_all(self, path: Path) -> None:
+        """Copy the files of the folder to one of this machine, several at once. Raises OSError."""
+        with ThreadPoolExecutor(self.at_once) as pool:
+            list(pool.map(lambda file: self.fetch(file, path / file), self.sizes()))
 
     @abstractmethod
     def clear_unfinished(self) -> None:

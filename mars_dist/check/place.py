@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from mars_dist.check.device import Device, Gpu, gpu, this_cpu
-from mars_dist.node import Node
+from mars_dist.node import Node, workers_by_default
 from mars_dist.storage import Folder
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ class Place:
 
     def workers(self) -> int:
         """As training chooses them where nobody says."""
-        return self.there("GPU") or min(2, self.there("CPU"))
+        return workers_by_default(self.there("GPU"), self.there("CPU"))
 
     def device(self, workers: int, named: str | None, utilisation: float) -> Device:
         """The named one, or what the nodes have. Raises ValueError where it is not known."""

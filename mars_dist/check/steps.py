@@ -8,7 +8,7 @@ from functools import cached_property
 from mars_dist.check.device import UTILISATION, Device, Gpu
 from mars_dist.check.estimate import Estimate, estimates
 from mars_dist.check.place import Place, place_of, require_read, require_shared
-from mars_dist.node import Node
+from mars_dist.node import Node, require_enough
 from mars_dist.preset_table import GIB, digits, millions
 from mars_dist.presets import Preset
 from mars_dist.storage import Folder
@@ -158,12 +158,7 @@ class Preflight:
         if not self.place.nodes:
             raise NotAsked(NO_CLUSTER)
         kind = "GPU" if self.asked.device else self.place.kind
-        there = self.place.there(kind)
-        if self.workers > there:
-            raise ValueError(
-                f"--workers: {self.workers} workers need {self.workers} {kind}s, there are {there}: choose at most "
-                f"{there}"
-            )
+        require_enough(self.workers, self.place.there(kind), kind)
         where = f"{len(self.place.nodes)} nodes have" if self.place.on_ray else "this machine has"
         has = f"{self.place.there('CPU')} CPUs and {self.place.there('GPU')} GPUs"
         yield f"{self.workers} workers take a {kind} each; {where} {has}"

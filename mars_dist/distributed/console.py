@@ -21,6 +21,8 @@ SILENCE = 60.0
 """Seconds without a line after which the driver tells what it waits for."""
 ALIKE = 3
 """How often the same failure of a worker, with nothing saved in between, is met before it is given up."""
+MOST_STARTS = 10
+"""How often workers are started with nothing saved in between, whatever they are lost by."""
 
 
 class Console:
@@ -30,6 +32,7 @@ class Console:
         self.lines: list[str] = []
         self.stopped: set[str] = set()
         self.failures: dict[int, tuple[str, int]] = {}
+        self.starts = 0
 
     def put(self, line: str) -> None:
         self.lines.append(line)
@@ -53,6 +56,14 @@ class Console:
         """What has ended a worker so often, with nothing saved in between, that it would come again."""
         return next((message for message, times in self.failures.values() if times >= ALIKE), None)
 
+    def start(self) -> int:
+        """Which start of the workers it is since something was saved."""
+        self.starts += 1
+        return self.starts
+
+    def note_saved(self) -> None:
+        self.starts = 0
+
 
 class Line:
     """A worker's end. It finds the actor by its name."""
@@ -68,6 +79,13 @@ class Line:
 
     def repeated_failure(self) -> str | None:
         return ray.get(self.console.repeated_failure.remote())
+
+    def start(self) -> int:
+        """For rank 0, once: which start of the workers it is since something was saved."""
+        return int(ray.get(self.console.start.remote()))
+
+    def note_saved(self) -> None:
+        self.console.note_saved.remote()
 
     def stop(self, of: str) -> None:
         """For the driver of several: one of them is to stop."""

@@ -7,7 +7,8 @@ import os
 import shlex
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from socket import create_connection
 from typing import NamedTuple
@@ -128,9 +129,19 @@ def as_ray_command(address: str, words: Sequence[str]) -> str:
     return shlex.join([*mode, "ray", "job", "submit", *options, "--", *words])
 
 
+@contextmanager
+def asked(client: JobSubmissionClient) -> Iterator[None]:
+    """Raises ValueError where the dashboard refuses: Ray's client tells all that it answers in one kind of error."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"{client.get_address()}: refuses: {' '.join(str(error).split()):.500}") from error
+
+
 def submit(client: JobSubmissionClient, words: Sequence[str]) -> str:
-    """Upload this process's folder and run the command there. Returns the job's id."""
-    return client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": ".", **RUNTIME_ENV})
+    """Upload this process's folder and run the command there. Returns the job's id. Raises ValueError as `asked`."""
+    with asked(client):
+        return client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": ".", **RUNTIME_ENV})
 
 
 def follow(client: JobSubmissionClient, job: str, say: Say, stops: bool = True) -> int:
@@ -201,11 +212,13 @@ def told(info: JobDetails) -> str:
 def stop(client: JobSubmissionClient, job: str, say: Say) -> None:
     """Raises ValueError where there is no such job."""
     info_of(client, job)
-    running = client.stop_job(job)
+    with asked(client):
+        running = client.stop_job(job)
     say(f"{job}: {f'told to stop, it has {STOP_SECONDS} s to save its work' if running else 'has ended before'}")
 
 
 def all_jobs(client: JobSubmissionClient) -> list[JobDetails]:
-    """Those that were submitted, oldest first."""
-    submitted = [info for info in client.list_jobs() if info.submission_id]
+    """Those that were submitted, oldest first. Raises ValueError where the cluster does not tell."""
+    with asked(client):
+        submitted = [info for info in client.list_jobs() if info.submission_id]
     return sorted(submitted, key=lambda info: info.start_time or 0)

@@ -1,6 +1,5 @@
 """What a running cluster is, asked before anything is trained: a look from each of its nodes."""
 
-import logging
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mars_dist.distributed.runtime import join
 from mars_dist.node import Node
 
 Result = TypeVar("Result")
@@ -31,11 +31,9 @@ def attach(address: str) -> None:
         raise ValueError(f"--address: {address} must be host:port of a cluster's head, such as 10.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError as error:
         raise ValueError(f"{address}: does not answer ({error}): is the cluster up, and this its head?") from error
-    except (RuntimeError, ValueError) as error:  # Ray's own words name versions that differ
-        raise ValueError(f"{address}: cannot be joined: {' '.join(str(error).split())}") from error
+    join(address)
 
 
 def nodes(address: str) -> list[Node]:

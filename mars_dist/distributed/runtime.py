@@ -23,6 +23,7 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 import ray  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 
 OWN = "MARS_OWN_RUNTIME"
 """Set in the environment of the process that started the runtime, and of its workers, which inherit it."""
@@ -34,7 +35,7 @@ def connect(num_cpus: int | None = None) -> None:
     """Attach to the cluster that RAY_ADDRESS names, as it does in a job; else start a runtime on this machine, once.
 
     The cluster's workers find S3 where this process does. `num_cpus` is for a runtime that is started: as many as the
-    machine has unless given.
+    machine has unless given. Raises ValueError where the cluster cannot be joined.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
@@ -47,7 +48,17 @@ def connect(num_cpus: int | None = None) -> None:
         options = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
     elif endpoint := endpoint_to_hand_on():
         options = {"runtime_env": {"env_vars": endpoint}}
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+    join(address, **options)
+
+
+def join(address: str, **options: Any) -> None:
+    """A cluster, or a runtime of one's own. Raises ValueError where no cluster answers there, or none that fits."""
+    try:
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+    except OSError as error:
+        raise ValueError(f"{address}: does not answer ({error}): is the cluster up, and this its head?") from error
+    except (RuntimeError, ValueError, RayError) as error:  # Ray's own words name versions that differ, or the token
+        raise ValueError(f"{address}: cannot be joined: {' '.join(str(error).split())}") from error
 
 
 def endpoint_to_hand_on() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A cluster that grows as it is asked to: its GPUs are waited for, before a training decides what it runs on."""
+"""How many workers a cluster holds, also one that grows: its GPUs are waited for before a training begins."""
 
 import os
 from time import monotonic, sleep
@@ -8,6 +8,7 @@ from ray.autoscaler.sdk import request_resources
 
 from mars_dist.distributed.runtime import connect
 from mars_dist.errors import TrainingFailed
+from mars_dist.node import require_enough, workers_by_default
 from mars_dist.progress import Say
 
 GROWS_TO = "MARS_GPUS"
@@ -17,24 +18,37 @@ START_SECONDS = 30 * 60.0
 """What a cloud is given to find the nodes, spot or on demand, and to set them up."""
 
 
-def gather(workers: int | None, say: Say) -> None:
-    """Have a GPU for each worker, on a cluster that grows; one that does not is taken as it is.
-
-    Raises ValueError where it cannot grow so far, TrainingFailed where nodes do not come.
-    """
+def default_workers() -> int:
+    """All GPUs, or else two CPU processes. Raises ValueError where GPUs start only as it is told how many."""
     connect()
-    most = most_gpus()
-    if not most or num_gpus() >= (workers or 1):
-        return
-    if workers is None:
+    if (most := most_gpus()) and not num_gpus():
         raise ValueError(
             f"--workers: the cluster starts its GPUs, at most {most}, when they are asked for: name how many"
         )
-    if workers > most:
+    return workers_by_default(num_gpus(), int(ray.cluster_resources()["CPU"]))
+
+
+def require_room(workers: int) -> None:
+    """Raises ValueError where the cluster, grown as far as it goes, cannot hold so many workers."""
+    connect()
+    most, kind = most_gpus(), "GPU" if num_gpus() else "CPU"
+    if not most:
+        require_enough(workers, int(ray.cluster_resources().get(kind, 0)), kind)
+    elif workers > max(most, num_gpus()):
         raise ValueError(
             f"--workers: {workers} workers need {workers} GPUs, the cluster grows to {most}: choose at most {most}, or "
             f"let it grow further ({GROWS_TO} in its file)"
         )
+
+
+def gather(workers: int, say: Say) -> None:
+    """Have a GPU for each worker, on a cluster that grows; one that does not is taken as it is.
+
+    Raises TrainingFailed where nodes do not come.
+    """
+    connect()
+    if not most_gpus() or num_gpus() >= workers:
+        return
     request_resources(bundles=[{"GPU": 1}] * workers)
     try:
         wait_for(workers, say)

@@ -27,8 +27,8 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from ray.train.v2.api.callback import RayTrainCallback
 
 from mars_dist.distributed.console import console
-from mars_dist.distributed.runtime import connect, is_our_own
-from mars_dist.distributed.scaling import num_gpus
+from mars_dist.distributed.runtime import is_our_own
+from mars_dist.distributed.scaling import gather, num_gpus
 from mars_dist.distributed.worker import Retention, train_worker
 from mars_dist.errors import TrainingFailed
 from mars_dist.node import SOCKETS
@@ -43,27 +43,17 @@ FOREVER = -1
 """Lost workers are always started again, from the newest checkpoint; what fails ALIKE times is given up."""
 
 
-def fit(plan: Plan, workers: int | None, say: Say, min_workers: int | None = None) -> Position:
+def fit(plan: Plan, workers: tuple[int, int], say: Say) -> Position:
     """Train on Ray, one worker a GPU, or else a CPU process. Goes on from the newest checkpoint in the plan's folder.
 
-    With a least number of workers it is elastic: what machines there are take part.
+    With fewer at the least than at the most it is elastic: what machines there are take part.
 
-    Returns where it ended: at SIGTERM that is before the end. Raises ValueError where the plan does not fit the data or
-    the cluster, TrainingFailed where training failed.
+    Returns where it ended: at SIGTERM that is before the end. Raises TrainingFailed where machines do not come, or
+    training failed.
     """
-    connect()
-    kind = "GPU" if num_gpus() else "CPU"
-    workers = workers or num_gpus() or min(2, int(ray.cluster_resources()["CPU"]))
-    if min_workers is not None and not 1 <= min_workers <= workers:
-        raise ValueError(f"--min-workers: {min_workers} must lie between 1 and --workers = {workers}")
-    fewest = min_workers or workers
-    require_resources(fewest, kind)
-    for number in {fewest, workers}:
-        plan.check(number)
-    if fewest < workers and plan.config.train.replicas > 1:
-        raise ValueError("--min-workers: replicas need a fixed number of workers: leave it out, or train.replicas = 1")
+    gather(workers[0], say)
     with told_by_sigterm() as stop:
-        return train(plan, (fewest, workers), kind == "GPU", say, stop)
+        return train(plan, workers, num_gpus() > 0, say, stop)
 
 
 def train(
@@ -176,15 +166,6 @@ def there_is(workers: int, kind: str) -> str:
     there, free = (int(resources.get(kind, 0)) for resources in (ray.cluster_resources(), ray.available_resources()))
     nodes = sum(node["Alive"] for node in ray.nodes())
     return f"{workers} workers want a {kind} each; {nodes} nodes have {there} {kind}s, {free} of them free"
-
-
-def require_resources(workers: int, kind: str) -> None:
-    """Raises ValueError where the cluster cannot hold so many workers: fit() would wait for ever."""
-    there = int(ray.cluster_resources().get(kind, 0))
-    if workers > there:
-        raise ValueError(
-            f"--workers: {workers} workers need {workers} {kind}s, there are {there}: choose at most {there}"
-        )
 
 
 def first_cause(error: Exception) -> str:

@@ -29,9 +29,9 @@ from ray.tune.search import Searcher
 
 from mars_dist.codes import encode_here
 from mars_dist.distributed.console import Line, console
-from mars_dist.distributed.runtime import is_our_own
-from mars_dist.distributed.scaling import gather, most_gpus, num_gpus
-from mars_dist.distributed.train import first_cause, require_resources, there_is, train
+from mars_dist.distributed.runtime import connect, is_our_own
+from mars_dist.distributed.scaling import gather, most_gpus, num_gpus, require_room
+from mars_dist.distributed.train import first_cause, there_is, train
 from mars_dist.errors import Stopped
 from mars_dist.evaluation.evaluate import Task, evaluate
 from mars_dist.evaluation.judges import Judges
@@ -69,9 +69,10 @@ def run_trials(study: Study, search: Search, records: Records, say: Say) -> None
     Raises ValueError where not even one fits, Stopped and KeyboardInterrupt where the sweep was stopped: it goes
     on from what its records say.
     """
-    gather(study.workers, say)
-    kind = "GPU" if num_gpus() else "CPU"
+    connect()
+    kind = "GPU" if most_gpus() or num_gpus() else "CPU"
     num = at_once(study.workers, kind)
+    gather(study.workers, say)
     say(
         f"{num} trials at once, of {study.workers} {kind} worker{'s' * (study.workers > 1)} and a driver each; "
         f"{there_is(num * study.workers, kind)}"
@@ -124,9 +125,9 @@ def at_once(workers: int, kind: str) -> int:
 
     One that grows is asked for its GPUs by the trials. Raises ValueError where it holds none.
     """
+    require_room(workers)
     if most := most_gpus():
         return most // workers
-    require_resources(workers, kind)
     there = ray.cluster_resources()
     needs = {kind: workers, "memory": DRIVER_MEMORY} | ({"CPU": 1} if kind == "GPU" else {})
     num = min(int(there.get(name, 0) // amount) for name, amount in needs.items())

@@ -20,7 +20,7 @@ from ray.train import (
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
-from mars_dist.distributed.console import ALIKE, Line
+from mars_dist.distributed.console import ALIKE, MOST_STARTS, Line
 from mars_dist.errors import TrainingFailed
 from mars_dist.storage import Folder
 from mars_dist.training import sharding
@@ -45,6 +45,7 @@ def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     run = None
     try:
         run = RayRun(plan, line)
+        run.require_hope()
         position = plan.train(run)
         run.publish()
         return position
@@ -74,6 +75,15 @@ class RayRun:
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
         self.num_saved, self.born = 0, monotonic()
         self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
+
+    def require_hope(self) -> None:
+        """Raises TrainingFailed, on every worker, where workers were lost again and again before anything was saved."""
+        starts = sharding.gather_objects(self.line.start() if self.rank == 0 else 0)[0]
+        if starts > MOST_STARTS:
+            raise TrainingFailed(
+                f"{self.name}: workers were started {MOST_STARTS} times and lost before anything was saved: have they "
+                "the memory (mars check tells what they take), and do machines last for --train.checkpoint-every steps?"
+            )
 
     def say(self, line: str) -> None:
         if self.rank == 0:
@@ -109,6 +119,7 @@ class RayRun:
                 self.line.note_failure(self.rank, error, self.num_saved)
                 raise
             self.num_saved += 1
+            self.line.note_saved()
             return Checkpoint(self.storage.build_checkpoint_path_from_name(name), self.storage.storage_filesystem)
 
         ray.train.report(
@@ -127,9 +138,20 @@ class RayRun:
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        path, files = self.storage.build_checkpoint_path_from_name(name), self.storage.storage_filesystem
-        with Checkpoint(path, files).as_directory() as folder:
-            yield Path(folder)
+        """The checkpoint on this machine: what lies in S3 is copied once for all workers there, who come together.
+
+        (Ray's own copy is written over by a worker that comes late, while others read it.)
+        """
+        if not self.mirror:
+            yield Path(self.training.at(name))
+            return
+        context = ray.train.get_context()
+        here, is_first = context.get_node_rank(), context.get_local_rank() == 0
+        with tempfile.TemporaryDirectory(prefix="mars-checkpoint-") as scratch:
+            if is_first:
+                self.training.sub(name).fetch_all(Path(scratch))
+            copies = dict(filter(None, sharding.gather_objects((here, scratch) if is_first else None)))
+            yield Path(copies[here])
 
     def distrust(self, name: str) -> None:
         """Ray may know it by its name until it has newer ones: the steps that come again get names of their own."""

@@ -19,7 +19,7 @@ from mars_dist.model import Mars, load_tokenizer, model_fingerprint, read_config
 from mars_dist.rows import Rows
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
-from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, require_rows, rows_at_once
+from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, rows_at_once
 from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -45,7 +45,7 @@ class AutoregressorStage:
         self, config: AutoregressorRunConfig, tokenizer: Address, data: str, run: Run, init_from: Address | None = None
     ) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
-        rows, held_out = require_fit(config, tokenizer, data, run.world_size)
+        rows, held_out = require_fit(tokenizer, data)
         self.tokenizer_folder = tokenizer
         whole_tokenizer, tokenizer_run = load_tokenizer(tokenizer)
         self.code_spans = tokenizer_run.tokenizer.code_spans
@@ -195,9 +195,8 @@ def keep_blocks(uniform_BN: Tensor, drop_path: float) -> Tensor:
     return (uniform_BN >= chance_N) / (1 - chance_N)
 
 
-def require_fit(config: AutoregressorRunConfig, tokenizer: Address, data: str, workers: int) -> tuple[Rows, Rows]:
-    """The rows to train on and to validate with. Raises ValueError where codes, tokenizer and workers do not fit."""
-    require_rows(config.train, workers)
+def require_fit(tokenizer: Address, data: str) -> tuple[Rows, Rows]:
+    """The rows to train on and to validate with. Raises ValueError where codes and tokenizer do not fit."""
     rows = Rows(data, "train")
     if rows.info.kind != "codes":
         raise ValueError(f"{data}: holds {rows.info.kind}, not codes: run mars encode first and give its --out")

@@ -122,8 +122,12 @@ def find_fault(folder: Path) -> Damaged | None:
 def load(
     folder: Path, model: nn.Module, optimizer: Optimizer, average: MovingAverage, memory: dict[str, Tensor]
 ) -> Position:
-    """Load in place, from any number of workers to any other. Raises Damaged where that could not be."""
+    """Load in place, from any number of workers to any other. Raises Damaged where that could not be.
+
+    Either way no worker reads the folder any more: what the first one does next with it disturbs none.
+    """
     require_whole(folder)
+    position, _ = read_position(folder)
     loaded = state(model, optimizer, average, memory)
     try:
         dcp.load(loaded, storage_reader=Reader(folder), planner=Planner())
@@ -131,7 +135,7 @@ def load(
         raise Damaged(first_cause(error)) from error
     set_model_state_dict(model, loaded["model"])
     set_optimizer_state_dict(model, optimizer, loaded["optimizer"])
-    return read_position(folder)[0]
+    return position
 
 
 def first_cause(error: CheckpointException) -> str:

@@ -53,7 +53,7 @@ class ClassifierStage:
 
     def __init__(self, config: ClassifierRunConfig, data: str, run: Run) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
-        require_fit(config, data, run.world_size)
+        require_fit(config, data)
         rows = partial(BriefRows, data, frames=config.classifier.frames)
         self.batches = Batches(
             rows(split="train"), COLUMNS, prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows

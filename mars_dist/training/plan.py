@@ -17,6 +17,7 @@ from mars_dist.serialize import as_json, first_difference, from_plain, parse_jso
 from mars_dist.storage import Folder
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
+from mars_dist.training.batches import require_rows
 from mars_dist.training.checkpoint import Position
 from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
@@ -58,18 +59,23 @@ class Plan:
 
     def require_fit(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers."""
-        require_replicas(self.config.train, workers)
+        self.require_workers(workers)
         match self.config:
             case TokenizerRunConfig():
-                require_pictures_fit(self.config, self.data, workers)
+                require_pictures_fit(self.config, self.data)
                 if self.init_from:
                     require_same_tokenizer(self.init_from, self.config)
             case AutoregressorRunConfig():
-                require_codes_fit(self.config, self.tokenizer_folder, self.data, workers)
+                require_codes_fit(self.tokenizer_folder, self.data)
                 if self.init_from:
                     require_same_autoregressor(self.init_from, self.config, self.tokenizer_folder)
             case ClassifierRunConfig():
-                require_pictures_fit(self.config, self.data, workers)
+                require_pictures_fit(self.config, self.data)
+
+    def require_workers(self, workers: int) -> None:
+        """Raises ValueError where the settings do not fit so many workers."""
+        require_rows(self.config.train, workers)
+        require_replicas(self.config.train, workers)
 
     def stage(self, run: Run) -> Stage:
         """What the loop trains; made by every worker."""

@@ -25,7 +25,7 @@ from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training import sharding
 from mars_dist.training.adversary import Adversary
-from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, require_rows, rows_at_once
+from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, rows_at_once
 from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
 from mars_dist.training.optim import MovingAverage
@@ -40,7 +40,7 @@ class TokenizerStage:
 
     def __init__(self, config: TokenizerRunConfig, data: str, run: Run, init_from: Address | None = None) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
-        rows, held_out = require_fit(config, data, run.world_size)
+        rows, held_out = require_fit(config, data)
         cut_anew = partial(prepare, before=rows.info.spectrogram.cmx, after=config.spectrogram.cmx)
         self.batches = Batches(
             rows, ["picture"], cut_anew, self.train.batch_size, self.train.seed, self.train.shuffle_rows
@@ -202,9 +202,8 @@ class TokenizerStage:
         return torch.zeros(len(settings.scales), settings.branches * settings.codebook_size, device=self.run.device)
 
 
-def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str, workers: int) -> tuple[Rows, Rows]:
-    """The rows to train on and to validate with. Raises ValueError where data, settings and workers do not fit."""
-    require_rows(config.train, workers)
+def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str) -> tuple[Rows, Rows]:
+    """The rows to train on and to validate with. Raises ValueError where data and settings do not fit."""
     rows = Rows(data, "train")
     if rows.info.kind != "pictures":
         raise ValueError(f"{data}: holds {rows.info.kind}, not pictures: give the --out of mars preprocess")

@@ -67,6 +67,14 @@ def test_an_error_that_comes_again_with_nothing_saved_is_given_up() -> None:
         assert Line(another).repeated_failure() is None
 
 
+def test_starts_are_counted_until_something_is_saved() -> None:
+    with console(lambda line: None, Event(), lambda: "") as name:
+        line = Line(name)
+        assert [line.start() for _ in range(3)] == [1, 2, 3]
+        line.note_saved()
+        assert line.start() == 1
+
+
 def test_what_saved_something_in_between_is_tried_for_ever() -> None:
     with console(lambda line: None, Event(), lambda: "") as name:
         line = Line(name)

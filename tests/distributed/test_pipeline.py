@@ -385,6 +385,16 @@ def test_workers_that_do_not_fit_are_one_line(journey: Journey, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pipeline_tells_of_workers_that_do_not_fit_before_it_begins(journey: Journey, tmp_path: Path) -> None:
+    pipeline = ("pipeline", "debug", "--source", journey.folder / "notes", "--out", tmp_path / "all", "--workers")
+    assert mars(*pipeline, 9) == (2, ["mars: --workers: 9 workers need 9 CPUs, there are 4: choose at most 4"])
+    code, [line] = mars(*pipeline, 4, "--autoregressor.train.batch-size", 3)
+    assert code == 2 and line.startswith("mars: train.batch_size: 3 rows are too few for 4 workers")
+    code, [line] = mars(*pipeline, 4, "--classifier-train.replicas", 3)
+    assert code == 2 and line.startswith("mars: train.replicas: 4 workers cannot be shared out among 3 replicas")
+    assert not (tmp_path / "all").exists()
+
+
 def test_a_worker_that_meets_a_bad_disk_is_one_line(journey: Journey, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     encode = ("encode", "--tokenizer", journey.folder / "tok", "--data", journey.folder / "pictures", "--out")

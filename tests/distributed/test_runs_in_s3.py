@@ -74,6 +74,18 @@ def test_a_run_in_a_faulty_bucket_loses_nothing(
     assert len(Rows(str(tmp_path / "codes"), "train").read(["codes"])["codes"]) == 12
 
 
+def test_workers_of_one_machine_share_a_copy_of_the_checkpoint(
+    trained_tokenizer: Plan, bucket: str, s3_server: str, proxy: FaultyProxy
+) -> None:
+    for path in (trained_tokenizer.folder / "training" / "step_00000010").iterdir():
+        Folder.open(bucket).sub("training/step_00000010").send(path)
+    plan = replace(trained_tokenizer, folder=bucket.replace(s3_server, proxy.address))
+    said: list[str] = []
+    fit(plan, 2, said.append)
+    assert any("resumed at step 10," in line for line in said), said
+    assert proxy.asked["GET /bucket/folder/training/step_00000010/__0_0.distcp"] == 1
+
+
 def test_a_run_in_s3_leaves_nothing_on_its_machines(trained_tokenizer: Plan, bucket: str) -> None:
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
     before = set(session.rglob("run-*"))
@@ -88,6 +100,7 @@ def test_another_run_in_its_bucket_is_refused(trained_tokenizer: Plan, bucket: s
     plan = replace(trained_tokenizer, folder=bucket)
     with plan.held(lambda line: None, Event()):
         pass
+    plan.training.sub("step_00000010").write("position.json", b"{}")
     other = replace(plan, config=replace(plan.config, train=replace(plan.config.train, seed=1)))
     with pytest.raises(
         ValueError, match=r"holds a run with train\.seed = 0, not 1: use its settings, or choose another"

@@ -49,3 +49,20 @@ def job(**variables: str) -> str:
 )
 def test_workers_find_the_store_of_the_process_that_joins(environment: dict[str, str], found: str) -> None:
     assert opened_by_a_worker(**environment) == found
+
+
+@pytest.mark.parametrize("words", [("train-tokenizer", "debug", "--data", "x", "--out", "y"), ("check", "debug")])
+def test_a_cluster_of_another_version_is_one_line(words: tuple[str, ...]) -> None:
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.__version__ = '9.9.9'; from mars_dist.cli import main; main({words!r})"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("mars: ")]
+    assert ended.returncode == 2 and f"{address}: cannot be joined: Version mismatch" in line
+    assert "Traceback" not in ended.stderr

@@ -1,9 +1,14 @@
 """A training that waits for a cluster to grow."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from mars_dist.distributed import scaling
 from mars_dist.errors import TrainingFailed
+from mars_dist.launch import fit
+from mars_dist.training.plan import Plan
 
 
 @pytest.fixture
@@ -16,16 +21,31 @@ def test_a_cluster_that_does_not_grow_is_taken_as_it_is(said: list[str]) -> None
     assert said == []
 
 
-def test_more_than_it_can_grow_to_is_refused(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+def test_more_than_it_can_grow_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MARS_GPUS", "16")
     with pytest.raises(
         ValueError, match=r"--workers: 17 workers need 17 GPUs, the cluster grows to 16: choose at most"
     ):
-        scaling.gather(17, said.append)
+        scaling.require_room(17)
     with pytest.raises(
         ValueError, match=r"--workers: the cluster starts its GPUs, at most 16, when they are asked for"
     ):
-        scaling.gather(None, said.append)
+        scaling.default_workers()
+
+
+def test_what_does_not_fit_is_told_before_gpus_are_waited_for(
+    tokenizer_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setenv("MARS_GPUS", "16")
+    monkeypatch.setattr(scaling, "START_SECONDS", 0.0)
+    plan = replace(tokenizer_plan, folder=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"train\.batch_size: 4 rows are too few for 8 workers"):
+        fit(plan, 8, said.append)
+    with pytest.raises(ValueError, match=r"no data set there"):
+        fit(replace(plan, data=str(tmp_path / "nothing")), 4, said.append)
+    assert said == []
+    with pytest.raises(TrainingFailed, match=r"only 0 of 4 GPUs came"):
+        fit(plan, 4, said.append)
 
 
 def test_gpus_are_asked_for_and_waited_for_until_it_takes_too_long(

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
+from mars_dist.distributed.console import MOST_STARTS
 from mars_dist.errors import TrainingFailed
 from mars_dist.launch import fit
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
-from .kills import kill_once
+from .kills import kill_once, processes
 
 
 def require_same_losses(found: Plan, expected: Plan) -> None:
@@ -58,6 +60,30 @@ def test_a_notice_that_a_node_will_be_taken_away(tokenizer_plan: Plan, tmp_path:
     assert resumed >= found["saved"]
     of_found, of_undisturbed = (read_metrics(tmp_path / name, "train") for name in ("two", "one"))
     assert [line["loss"] for line in of_found] == [line["loss"] for line in of_undisturbed]
+
+
+def test_workers_that_are_always_lost_before_anything_is_saved_are_given_up(
+    tokenizer_plan: Plan, tmp_path: Path
+) -> None:
+    """As those that the kernel kills for their memory. The first starts are only counted."""
+    train = replace(tokenizer_plan.config.train, steps=10_000, checkpoint_every=10_000, validate_every=10_000)
+    plan = replace(tokenizer_plan, config=replace(tokenizer_plan.config, train=train), folder=tmp_path / "run")
+    started = list[str]()
+
+    def kill_at_first_steps(line: str) -> None:
+        if " in float32 on " in line:
+            started.append(line)
+            if len(started) == 1:
+                [name] = [name for name in ray.util.list_named_actors() if name.startswith("mars_console")]
+                for _ in range(MOST_STARTS - 2):
+                    ray.get(ray.get_actor(name).start.remote())
+        elif line.split()[1:2] == ["1/10000"]:
+            processes("RayTrainWorker")[-1].kill()
+
+    told = rf"run: workers were started {MOST_STARTS} times and lost before anything was saved: have they the memory"
+    with pytest.raises(TrainingFailed, match=told):
+        fit(plan, 2, kill_at_first_steps)
+    assert len(started) == 2
 
 
 @pytest.mark.cluster

@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import socket
 
 import pytest
+import ray
 
 from mars_dist import cli
 
@@ -92,12 +93,12 @@ def test_an_address_that_is_none_or_that_ray_would_not_use_is_one_line(
 
 
 @contextmanager
-def answering(status: int, body: object) -> Iterator[str]:
-    """An address that gives one answer to everything."""
+def answering(status: int, body: object, of_jobs: int | None = None) -> Iterator[str]:
+    """An address that gives one answer to everything, but for what it is asked of jobs."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
+            self.send_response(of_jobs or status if self.path.startswith("/api/jobs") else status)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
 
@@ -122,6 +123,22 @@ def test_whoever_does_not_answer_as_this_ray_is_one_line(refused: Callable[..., 
     with answering(200, {"version": "4", "ray_version": "2.9.3", "ray_commit": ""}) as old:
         line = refused("jobs", "list", "--address", old)
         assert line.startswith(f"{old}: the cluster runs Ray 2.9.3, this project 2.60.")
+    with answering(200, {"version": "4", "ray_version": ray.__version__, "ray_commit": ""}, of_jobs=500) as ill:
+        assert refused("jobs", "list", "--address", ill).startswith(
+            f"{ill}: refuses: Request failed with status code 500"
+        )
+
+
+def test_tracebacks_are_the_jobs_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(ROOT)
+    with answering(404, {}) as other:
+        words = ("encode", "--data", "x")
+        for debug_first in (True, False):
+            given = ("--debug", *words) if debug_first else (*words, "--debug")
+            with pytest.raises(ValueError, match="does not answer as Ray's dashboard"):
+                cli.main(["submit", "--address", other, *given])
+            assert capsys.readouterr().err.splitlines()[1].endswith("jobs/encode.py --data x --debug")
 
 
 def test_the_size_of_an_upload_is_that_of_rays_package(tmp_path: Path) -> None:

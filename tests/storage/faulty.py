@@ -2,10 +2,12 @@
 
 import http.client
 import threading
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 Fault = Literal["403", "500", "503", "silence", "cut upload", "cut download", "lost answer"]
 SILENCE_SECONDS = 3.0
@@ -21,6 +23,8 @@ class FaultyProxy:
         self.faults: list[Fault] = []
         self.meant: Callable[[str, str], bool] = lambda method, path: True
         self.made: list[Fault] = []
+        self.asked = Counter[str]()
+        """Requests of each method and path, such as `GET /bucket/file`."""
         self.lock = threading.Lock()
         proxy = self
 
@@ -41,6 +45,7 @@ class FaultyProxy:
 
     def next_fault(self, request: BaseHTTPRequestHandler) -> Fault | None:
         with self.lock:
+            self.asked[f"{request.command} {urlsplit(request.path).path}"] += 1
             if not self.faults or not self.meant(request.command, request.path):
                 return None
             self.made.append(self.faults.pop(0))
