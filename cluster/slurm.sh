@@ -17,6 +17,7 @@ PATH=$PWD/.venv/bin:$PATH
 # The token is in this job's environment alone; who else is on these nodes is not let in.
 RAY_AUTH_TOKEN=$(python -c "import secrets; print(secrets.token_hex(32))")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # which srun, since 22.05, no longer takes from its job
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address=${nodes[0]}:$((20000 + SLURM_JOB_ID % 10000))

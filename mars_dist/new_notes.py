@@ -14,7 +14,7 @@ import torch
 
 from mars_dist.addresses import Address
 from mars_dist.audio import wav_bytes
-from mars_dist.evaluation.lines import model_of
+from mars_dist.evaluation.lines import model_of, tokenizer_of
 from mars_dist.evaluation.work import Map
 from mars_dist.model import model_fingerprint
 from mars_dist.phase import Phase, wave_from_picture
@@ -94,9 +94,14 @@ def whole(name: str, value: Any) -> int:
 
 
 def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
-    """Into the folder; parts that are there already are kept. Raises ValueError where it holds other notes."""
-    plain, there = notes.settings(), out.list()
-    if SETTINGS in there and (difference := first_difference(parse_json(out.read(SETTINGS), out.at(SETTINGS)), plain)):
+    """Into the folder; parts that are there already are kept.
+
+    Raises ValueError where it holds other notes, or the model cannot sample so.
+    """
+    notes.sampling.per_scale(tokenizer_of(notes.model)[0].config.schedule)
+    plain, there, kept = notes.settings(), out.list(), out.sub(PARTS).list()
+    before = parse_json(out.read(SETTINGS), out.at(SETTINGS)) if SETTINGS in there else plain
+    if (difference := first_difference(before, plain)) and (kept or LABELS in there):
         raise ValueError(f"{out.name}: holds other notes, of {difference:.200}: choose another --out")
     if LABELS in there and SETTINGS not in there:
         raise ValueError(f"{out.name}: holds other notes, which mars sample did not make: choose another --out")
@@ -104,7 +109,6 @@ def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
         say(f"{out.name}: finished already, {len(notes.asked)} notes: nothing to do")
         return
     out.write(SETTINGS, as_json(plain))
-    kept = out.sub(PARTS).list()
     missing = [part for part in notes.parts() if name_of(part) not in kept]
     done = len(notes.asked) - sum(map(len, missing))
     for part in over(partial(make_part, notes=notes, out=out), missing):

@@ -31,6 +31,7 @@ HELD = 3
 """Seconds that the key is down."""
 RELEASE = 1
 """Seconds after it."""
+RENDERING = ".rendering"
 SILENT = 1e-3
 """A note whose peak lies below is dropped: the program does not reach the pitch."""
 
@@ -236,9 +237,10 @@ def render(
     notes = plan(config, present)
 
     # Splits are made beside their place and moved there whole, so that a broken render leaves nothing that looks done.
-    workshop = out / ".rendering"
+    workshop = out / RENDERING
     try:
-        shutil.rmtree(workshop, ignore_errors=True)
+        for broken_off in (*(out / f"nsynth-{split}" for split in SPLITS), workshop):
+            shutil.rmtree(broken_off, ignore_errors=True)
         for split in SPLITS:
             (workshop / f"nsynth-{split}" / "audio").mkdir(parents=True)
     except OSError as error:
@@ -256,7 +258,6 @@ def render(
         if entries:
             write_json(workshop / f"nsynth-{split}" / "examples.json", entries)
             os.replace(workshop / f"nsynth-{split}", out / f"nsynth-{split}")
-    shutil.rmtree(workshop)
 
     record = {
         "what": "rendered from a soundfont, not NSynth: set no number from these notes beside one from NSynth",
@@ -274,6 +275,7 @@ def render(
         "silent_dropped": sorted(name for name, peak in peaks.items() if peak < SILENT),
     }
     write_json(out / "notes.json", record)
+    shutil.rmtree(workshop)
     return record
 
 
@@ -343,7 +345,8 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
                     "choose another folder or delete that one"
                 )
         return record
-    for split in SPLITS:
-        if (out / f"nsynth-{split}").exists():
-            raise ValueError(f"{out}: holds nsynth-{split}, and no notes.json of a render: choose another folder")
+    for name in (f"nsynth-{split}" for split in SPLITS):
+        moved_there = (out / RENDERING).exists() and not (out / RENDERING / name).exists()
+        if (out / name).exists() and not moved_there:
+            raise ValueError(f"{out}: holds {name}, and no notes.json of a render: choose another folder")
     return None

@@ -384,6 +384,12 @@ def test_a_folder_that_cannot_be_written(
     assert refused("notes", "--out", file / "out").startswith(f"{file}/out: cannot be written (Not a directory)")
 
 
+def test_what_is_no_model_gets_no_folder(refused: Callable[..., str], short_pictures: str, tmp_path: Path) -> None:
+    line = refused("evaluate", tmp_path / "typo", "--data", short_pictures)
+    assert line.startswith(f"{tmp_path}/typo: holds no trained ")
+    assert not (tmp_path / "typo").exists()
+
+
 def test_sounds_are_made_on_this_machine(refused: Callable[..., str], trained_autoregressor: Plan) -> None:
     address = "s3://bucket/out"
     for command in (("sample", trained_autoregressor.folder, "--out", address), ("quickstart", "--out", address)):

@@ -82,6 +82,24 @@ def test_what_was_broken_off_goes_on(notes: NewNotes, tmp_path: Path) -> None:
         make(other, out, map, said.append)
 
 
+def test_settings_that_the_model_refuses_are_not_kept(notes: NewNotes, tmp_path: Path) -> None:
+    out = Folder.open(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"sampling\.top_k: 2 values"):
+        make(replace(notes, sampling=SamplingConfig(top_k=(1, 2))), out, map, print)
+    assert not out.list()
+
+
+def test_other_notes_are_made_where_none_were(notes: NewNotes, tmp_path: Path) -> None:
+    def broken(work: Any, items: Iterable[Any]) -> Iterator[Any]:
+        raise KeyboardInterrupt
+
+    out = Folder.open(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        make(notes, out, broken, print)  # type: ignore[arg-type]
+    make(replace(notes, sampling=SamplingConfig(seed=4)), out, map, print)
+    assert LABELS in out.list()
+
+
 def test_what_was_asked_for_is_known_again(notes: NewNotes) -> None:
     qualities = replace(notes, asked=[{"pitch": 60, "qualities": ("bright", "percussive")}])
     assert json.loads(as_json(qualities.settings())) == qualities.settings()

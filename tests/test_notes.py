@@ -18,6 +18,7 @@ from mars_dist import notes
 from mars_dist.audio import read_note
 from mars_dist.notes import PROGRAMS, NotesConfig, Sampler, all_instruments, plan, render
 from mars_dist.nsynth import FAMILIES, SPLITS
+from mars_dist.serialize import write_json
 from mars_dist.sources.read import read_source
 
 TIMGM6MB = notes._find_soundfont(None)
@@ -89,6 +90,24 @@ def test_the_bytes_depend_on_neither_the_processes_nor_a_broken_start(rendered: 
     render(tmp_path, SMALL, lambda done, total: steps.append((done, total)), processes=1)
     assert contents(tmp_path) == contents(rendered)
     assert steps == [(done, 44) for done in range(2, 45, 2)]
+
+
+def test_a_render_that_was_stopped_at_its_very_end_is_made_again(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One split is in its place, and no record of the render."""
+
+    def stop_at_valid(path: Path, value: object) -> None:
+        if "valid" in str(path):
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mars_dist.notes.write_json", stop_at_valid)
+        render(tmp_path, SMALL)
+    assert (tmp_path / "nsynth-train").exists() and not (tmp_path / "notes.json").exists()
+    render(tmp_path, SMALL)
+    assert contents(tmp_path) == contents(rendered)
 
 
 def test_a_finished_render_is_left_alone(copy: Path) -> None:

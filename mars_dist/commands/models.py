@@ -65,11 +65,12 @@ def sample(arguments: Sequence[str]) -> None:
     keep_freed_memory()
     out = local(command.out)
     mars = Mars.from_pretrained(model, own_device())
-    waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
+    command.sampling.per_scale(mars.autoregressor.schedule)
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
+    make_folder(out)
+    waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)
     parts = (command.instrument or command.family or command.source, command.pitch, command.velocity)
     name = "-".join(str(part) for part in parts if part is not None).replace("/", "-") or "note"
-    make_folder(out)
     paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]
     for path, wave_T in zip(paths, waves, strict=True):
         write_wav(path, wave_T, mars.spectrogram.sample_rate)
@@ -113,6 +114,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if len(set(folders)) < len(folders):
         raise ValueError(f"models: {' '.join(command.models)}: one is named twice: name each once")
     from mars_dist.evaluation.judges import Judges
+    from mars_dist.evaluation.lines import tokenizer_of
     from mars_dist.page import EvaluationPlan, evaluate_folders
     from mars_dist.storage import Folder
 
@@ -120,6 +122,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     out, file = Folder.of(report) if report else (Folder.open(folders[0]), "report.html")
     if not file.endswith(".html"):
         raise ValueError(f"--report: {command.report} must be a file whose name ends in .html")
+    for folder in folders:
+        tokenizer_of(folder)  # what is no model gets no page in its folder
     out.require_writable("--report")
     judges = Judges(address(command.classifier) if command.classifier else None, command.embeddings)
     data = str(address(command.data))

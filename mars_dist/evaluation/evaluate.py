@@ -74,6 +74,16 @@ class Task:
     def info(self) -> DatasetInfo:
         return Rows(self.data, self.split).info
 
+    @cached_property
+    def wants_nearest(self) -> bool:
+        """Whether the training notes nearest to samples are to be measured."""
+        return self.references and not all(map(is_tokenizer, self.runs.values()))
+
+    @cached_property
+    def finds_nearest(self) -> bool:
+        """Whether there are any, too."""
+        return self.wants_nearest and self.info.counts.get("train", 0) > 0
+
     def check(self) -> None:
         """Raises ValueError where data set, runs and judges do not fit each other."""
         models, info = [tokenizer_of(folder) for folder in self.runs.values()], self.info
@@ -158,7 +168,7 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
         outcomes.append(outcome)
         count(sum(len(one.part.rows) for one in outcomes), total)
     outcomes.sort(key=lambda outcome: outcome.part.first)
-    nearest, likeness = nearest_training_notes(task, outcomes, progress, over) if task.references else ({}, {})
+    nearest, likeness = nearest_training_notes(task, outcomes, progress, over) if task.finds_nearest else ({}, {})
     jobs = [
         (part, {run: index_B[part.first :][: len(part.rows)].numpy() for run, index_B in nearest.items()})
         for part in parts
@@ -171,6 +181,8 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
     measured = [likeness, *(outcome.measured for outcome in outcomes), *(measures for measures, _ in of_copies)]
     features = [*(outcome.features for outcome in outcomes), *(features for _, features in of_copies)]
     of_sets, left_out = set_measures(joined(features), over) if task.references else ({}, [])
+    if task.wants_nearest and not task.finds_nearest:
+        left_out.append("Nearest training notes are left out: the data set has no split train")
     measures = {metric: estimates(lines) for metric, lines in joined(measured).items()}
     return Evaluation(
         split=task.split,
@@ -222,13 +234,15 @@ def measure_part(part: Part, task: Task) -> Outcome:
     columns, info, spectrogram = held_out.take(part.rows, COLUMNS), held_out.info, held_out.info.spectrogram
     real = real_version(spectrogram, columns)
     versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)} if task.references else {}
-    likeness, hits, bits = {"real": likeness_of(real.picture_B1FN)}, {}, {}
+    likeness = {"real": likeness_of(real.picture_B1FN)} if task.finds_nearest else {}
+    hits, bits = dict[str, Tensor](), dict[str, Tensor]()
     for run, folder in task.runs.items():
         of_run, codes_BL = versions_of_run(folder, real, columns, part.first, task.sampling, task.phase)
         versions |= {line_of(kind, run): version for kind, version in of_run.items()}
         hits[run] = count_codes(codes_BL, tokenizer_of(folder)[0].config)
         if not is_tokenizer(folder):
-            likeness[line_of("sample", run)] = likeness_of(of_run["sample"].picture_B1FN)
+            if task.finds_nearest:
+                likeness[line_of("sample", run)] = likeness_of(of_run["sample"].picture_B1FN)
             bits[line_of("sample", run)] = model_of(folder).bits_per_second(codes_BL, columns)
     features = task.judges.features(versions, info)
     num_shown = min(part.num_shown, len(part.rows))
@@ -264,10 +278,8 @@ def nearest_training_notes(
     task: Task, outcomes: list[Outcome], progress: Progress, over: Map
 ) -> tuple[dict[str, Tensor], Measured]:
     """For each run the rows (B,) of the training notes nearest to its samples; and how like they are, for the samples
-    and for the real notes. None where there are no samples."""
+    and for the real notes."""
     runs = {run: line_of("sample", run) for run, folder in task.runs.items() if not is_tokenizer(folder)}
-    if not runs:
-        return {}, {}
     lines = list(outcomes[0].likeness)
     query_BD = torch.cat([outcome.likeness[line] for line in lines for outcome in outcomes])
     training = Rows(task.data, "train")

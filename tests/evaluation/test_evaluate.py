@@ -150,6 +150,24 @@ def test_without_references_the_runs_own_lines_are_measured_alike(task: Task, ev
         assert list(lines) == [line for line in evaluation.measures[metric] if line in alone.lines]
 
 
+def test_without_training_notes_the_nearest_are_left_out(
+    task: Task, evaluation: Evaluation, trained_tokenizer: Plan, tmp_path: Path
+) -> None:
+    held_out = tuple(shard for shard in task.info.shards if shard.split != "train")
+    for shard in held_out:
+        shutil.copy(Path(task.data) / shard.name, tmp_path)
+    replace(task.info, shards=held_out).save(Folder.open(tmp_path))
+    without = replace(task, data=str(tmp_path))
+    found = evaluate(without, 4, 2, silent, map)
+    assert found.lines == LINES[:4] and "training_similarity" not in found.measures
+    told = "Nearest training notes are left out: the data set has no split train"
+    assert found.left_out == [*evaluation.left_out, told]
+    for metric, lines in found.measures.items():
+        assert lines == {line: evaluation.measures[metric][line] for line in lines}
+    alone = evaluate(replace(without, runs={"": trained_tokenizer.folder}), 4, 2, silent, map)
+    assert alone.left_out == evaluation.left_out
+
+
 def test_models_side_by_side_are_loaded_once(task: Task, trained_tokenizer: Plan, tmp_path: Path) -> None:
     runs: dict[str, Address] = {}
     for name in "abc":
