@@ -1,8 +1,8 @@
 """Products with a layer's weight on a CPU, by oneDNN where torch's own way is slower.
 
-For float32 torch asks MKL, which does not use AVX-512 on CPUs other than Intel's; and both libraries lay a weight out
-anew for each product, which takes as long as the product itself where tokens are few. What is called here is what
-torch.compile calls for frozen layers: torch has no other name for it.
+For float32 torch asks MKL, which on CPUs other than Intel's does not use AVX-512, and AVX2 not as well as it could; and
+both libraries lay a weight out anew for each product, which takes as long as the product itself where tokens are few.
+What is called here is what torch.compile calls for frozen layers: torch has no other name for it.
 
 Suffixes: B batch, L tokens, H width before a layer, D width after it.
 """
@@ -63,6 +63,6 @@ def has_onednn() -> bool:
 
 @lru_cache
 def mkl_is_held_back() -> bool:
-    """Whether this CPU has AVX-512 and MKL does not use it."""
+    """Whether this CPU has AVX2, or AVX-512 too, and MKL does not make the most of it."""
     can = torch.cpu.get_capabilities()
-    return has_onednn() and bool(can.get("avx512_f")) and "Intel" not in str(can.get("cpu_name"))
+    return has_onednn() and bool(can.get("avx2")) and "Intel" not in str(can.get("cpu_name"))
