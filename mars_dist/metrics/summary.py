@@ -20,12 +20,6 @@ class Estimate:
     n: int
     interval: tuple[float, float]
 
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> "Estimate":
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON, which makes lists of tuples."""
-        low, high = entry["interval"]
-        return cls(entry["value"], entry["n"], (low, high))
-
 
 def bootstrap(values: Tensor | NDArray[Any], seed: int = 0, resamples: int = 1000) -> Estimate:
     """(n,), numbers or booleans -> their mean with the 95 % percentile bootstrap interval (Efron 1979).

@@ -10,7 +10,6 @@ from typing import Any
 from mars_dist.addresses import Address, address
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.costs import StageCost, autoregressor_cost, cost_of, tokenizer_cost
-from mars_dist.fetched import on_disk
 from mars_dist.model import read_config
 from mars_dist.presets import Preset
 from mars_dist.serialize import from_plain, to_plain
@@ -74,10 +73,10 @@ class Stage:
         """
         if METRICS not in Folder.open(self.plan.folder).list():
             return
-        folder = on_disk(self.plan.folder)
+        lines = [line for kind in ("train", "valid") for line in read_metrics(self.plan.folder, kind)]
         figures = [figure for figure, _ in self.figures.values()]
         best, seconds, last = dict[str, float](), 0.0, after
-        for line in sorted(read_metrics(folder, "train") + read_metrics(folder, "valid"), key=itemgetter("step")):
+        for line in sorted(lines, key=itemgetter("step")):
             step = int(line["step"])
             if "step_seconds" in line:  # that of all steps since the line before
                 seconds += max(step - last, 0) * line["step_seconds"]
@@ -95,7 +94,7 @@ class Stage:
 
     def in_seconds(self, seconds: float) -> "Stage":
         """With as many steps as take so long, by the short training. Raises ValueError for too few."""
-        [*_, last] = read_metrics(on_disk(self.pace().folder), "train")
+        [*_, last] = read_metrics(self.pace().folder, "train")
         return self.lasting(int(seconds * self.share / last["step_seconds"]))
 
     @property

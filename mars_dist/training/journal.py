@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
+from mars_dist.addresses import Address
+from mars_dist.storage import Folder
+
 METRICS = "metrics.jsonl"
 
 
@@ -91,13 +94,13 @@ class Journal:
             self.writer.close()
 
 
-def read_metrics(folder: Path, kind: str) -> list[dict[str, float]]:
+def read_metrics(folder: Address, kind: str) -> list[dict[str, float]]:
     """The lines of one kind (train, valid, test, checkpoint), a later one for a step replacing an earlier one.
 
-    A line that a full disk has cut off is passed over.
+    A line that a full disk has cut off is passed over. Raises OSError where there are none.
     """
     found: dict[int, dict[str, float]] = {}
-    for text in (folder / METRICS).read_text().splitlines():
+    for text in Folder.open(folder).read(METRICS).decode().splitlines():
         with suppress(json.JSONDecodeError):
             line = json.loads(text)
             if line["kind"] == kind:

@@ -1,16 +1,14 @@
 """Means with their bootstrap intervals."""
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from mars_dist.metrics import summary
-from mars_dist.metrics.summary import Estimate, bootstrap, bootstrap_set
+from mars_dist.metrics.summary import bootstrap, bootstrap_set
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
@@ -90,8 +88,3 @@ def test_the_seed_alone_decides_for_sets() -> None:
     score = mean_of(torch.arange(30).double())
     assert bootstrap_set(score, 30, seed=3) == bootstrap_set(score, 30, seed=3)
     assert bootstrap_set(score, 30, seed=3).interval != bootstrap_set(score, 30, seed=4).interval
-
-
-def test_json_and_back() -> None:
-    estimate = Estimate(0.5, 7, (0.25, 0.75))
-    assert Estimate.from_json(json.loads(json.dumps(asdict(estimate)))) == estimate
