@@ -9,7 +9,7 @@ from typing import Any
 
 from mars_dist.addresses import Address
 from mars_dist.dataset import DatasetInfo
-from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate, splits_of
+from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate_all, splits_of
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import Version, is_tokenizer, kinds_of, line_of, model_of, tokenizer_of
@@ -83,10 +83,9 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
     for task in tasks:
         task.check()
     settings, phase = plan.settings, PHASES[plan.phase]
-    evaluations = [
-        evaluate(task, plan.num_notes[task.split], plan.num_shown, partial(progress_of, task.split), over_gpus)
-        for task in tasks
-    ]
+    evaluations = evaluate_all(
+        tasks, plan.num_notes, plan.num_shown, lambda split: partial(progress_of, split), over_gpus
+    )
     for evaluation in evaluations:
         for reason in evaluation.left_out:
             say(f"{evaluation.split}: {reason}")

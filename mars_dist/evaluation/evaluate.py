@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from mars_dist.addresses import Address
 from mars_dist.dataset import Columns, DatasetInfo, require_same
@@ -32,27 +31,20 @@ from mars_dist.evaluation.lines import (
     versions_of_run,
 )
 from mars_dist.evaluation.measures import Measured, measure
+from mars_dist.evaluation.nearest import likeness_of, search
 from mars_dist.evaluation.sets import set_measures
-from mars_dist.evaluation.work import NOTES_AT_ONCE, Map
+from mars_dist.evaluation.work import NOTES_AT_ONCE, Map, Progress
 from mars_dist.metrics.codebook import count_codes, usage
-from mars_dist.metrics.neighbours import Nearest, nearest_notes, nearest_of
 from mars_dist.metrics.summary import Estimate, bootstrap
 from mars_dist.phase import Phase
-from mars_dist.rows import Group, Rows, evenly
+from mars_dist.rows import Rows, evenly
 from mars_dist.sampling import SamplingConfig
 from mars_dist.storage import Folder
 
 BITS = "bits_per_second"
-FRAMES_AT_ONCE = 4
-"""Averaged before pictures are compared for likeness: it takes a quarter of the memory and of the time."""
-GROUPS_AT_ONCE = 8
-"""Row groups of training notes that are searched in a piece of work."""
-
 HELD_OUT = ("valid", "test")
 Asked = int | Mapping[str, int]
 """How many notes are measured: of each held-out split that there is, or of those that are named."""
-Progress = Callable[[str], Callable[[int, int], None]]
-"""What is done now -> who is told how much of it is done, of how much."""
 
 
 @dataclass(frozen=True)
@@ -155,20 +147,50 @@ class Evaluation:
 
 
 def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, over: Map) -> Evaluation:
-    """Measure real notes, their pictures made sound, and each run's reconstructions and, where it is an autoregressor,
-    samples and the samples' nearest training notes.
+    """`evaluate_all` of one split."""
+    return evaluate_all([task], {task.split: num_notes}, num_shown, lambda split: progress, over)[0]
 
-    Raises ValueError where data set, runs and judges do not fit each other.
+
+def evaluate_all(
+    tasks: Sequence[Task], num_notes: Mapping[str, int], num_shown: int, progress: Callable[[str], Progress], over: Map
+) -> list[Evaluation]:
+    """Of each task, whose splits alone differ: measure real notes, their pictures made sound, and each run's
+    reconstructions and, where it is an autoregressor, samples and the samples' nearest training notes.
+
+    Training notes are searched once for all splits. Raises ValueError where data set, runs and judges do not fit each
+    other.
     """
-    task.check()
+    for task in tasks:
+        task.check()
+    outcomes = [measure_notes(task, num_notes[task.split], num_shown, progress(task.split), over) for task in tasks]
+    copies = nearest_training_notes(tasks[0], outcomes, progress("train"), over)
+    return [
+        conclude(task, of_split, *nearest, progress(task.split), over)
+        for task, of_split, nearest in zip(tasks, outcomes, copies, strict=True)
+    ]
+
+
+def measure_notes(task: Task, num_notes: int, num_shown: int, progress: Progress, over: Map) -> list[Outcome]:
+    """Of the split's parts, in their order."""
     parts = cut(chosen(Rows(task.data, task.split).num_rows, num_notes, num_shown), num_shown)
-    total = sum(len(part.rows) for part in parts)
     outcomes, count = list[Outcome](), progress("notes")
     for outcome in over(partial(measure_part, task=task), parts):
         outcomes.append(outcome)
-        count(sum(len(one.part.rows) for one in outcomes), total)
-    outcomes.sort(key=lambda outcome: outcome.part.first)
-    nearest, likeness = nearest_training_notes(task, outcomes, progress, over) if task.finds_nearest else ({}, {})
+        count(size_of(outcome.part for outcome in outcomes), size_of(parts))
+    return sorted(outcomes, key=lambda outcome: outcome.part.first)
+
+
+def conclude(
+    task: Task,
+    outcomes: Sequence[Outcome],
+    nearest: Mapping[str, Tensor],
+    likeness: Measured,
+    progress: Progress,
+    over: Map,
+) -> Evaluation:
+    """What follows once all parts of a split are measured; `nearest` and `likeness` are as `nearest_training_notes`
+    finds them."""
+    parts = [outcome.part for outcome in outcomes]
     jobs = [
         (part, {run: index_B[part.first :][: len(part.rows)].numpy() for run, index_B in nearest.items()})
         for part in parts
@@ -176,7 +198,7 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
     copies, count = dict[int, tuple[Measured, Features]](), progress("their nearest training notes")
     for first, *found in over(partial(measure_copies, task=task), jobs if nearest else []):
         copies[first] = (found[0], found[1])
-        count(sum(len(part.rows) for part in parts if part.first in copies), total)
+        count(size_of(part for part in parts if part.first in copies), size_of(parts))
     of_copies = [copies[first] for first in sorted(copies)]
     measured = [likeness, *(outcome.measured for outcome in outcomes), *(measures for measures, _ in of_copies)]
     features = [*(outcome.features for outcome in outcomes), *(features for _, features in of_copies)]
@@ -186,7 +208,7 @@ def evaluate(task: Task, num_notes: int, num_shown: int, progress: Progress, ove
     measures = {metric: estimates(lines) for metric, lines in joined(measured).items()}
     return Evaluation(
         split=task.split,
-        num_notes=total,
+        num_notes=size_of(parts),
         lines=[line for line in lines_of(task.runs) if line in measures["mse"]],
         measures=measures | of_sets,
         left_out=left_out,
@@ -219,6 +241,11 @@ def chosen(num_rows: int, num_notes: int, num_shown: int) -> NDArray[np.int64]:
     wanted = evenly(num_rows, min(num_notes, num_rows))
     first = evenly(len(wanted), min(num_shown, len(wanted)))
     return np.concatenate([wanted[first], np.delete(wanted, first)])
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """In notes."""
+    return sum(len(part.rows) for part in parts)
 
 
 def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
@@ -269,40 +296,19 @@ def measure_copies(job: tuple[Part, dict[str, NDArray[np.int64]]], task: Task) -
     return part.first, measure(versions, real, columns, spectrogram.sample_rate, features), features
 
 
-def likeness_of(picture_B1FN: Tensor) -> Tensor:
-    """(B, D), float16."""
-    return F.avg_pool2d(picture_B1FN, (1, FRAMES_AT_ONCE)).flatten(1).half()
-
-
 def nearest_training_notes(
-    task: Task, outcomes: list[Outcome], progress: Progress, over: Map
-) -> tuple[dict[str, Tensor], Measured]:
-    """For each run the rows (B,) of the training notes nearest to its samples; and how like they are, for the samples
-    and for the real notes."""
-    runs = {run: line_of("sample", run) for run, folder in task.runs.items() if not is_tokenizer(folder)}
-    lines = list(outcomes[0].likeness)
-    query_BD = torch.cat([outcome.likeness[line] for line in lines for outcome in outcomes])
-    training = Rows(task.data, "train")
-    firsts = range(0, len(training.groups), GROUPS_AT_ONCE)
-    found, seen, count = dict[int, Nearest](), 0, progress("training notes")
-    for first, nearest in over(partial(nearest_among, data=task.data, query_BD=query_BD), firsts):
-        found[first] = nearest
-        seen += sum(group.num_rows for group in groups_from(first, training))
-        count(seen, training.num_rows)
-    best = nearest_of([found[first] for first in firsts])
-    similarity, index = (dict(zip(lines, values_B.chunk(len(lines)), strict=True)) for values_B in best)
-    return {run: index[line] for run, line in runs.items()}, {"training_similarity": similarity}
-
-
-def nearest_among(first: int, data: str, query_BD: Tensor) -> tuple[int, Nearest]:
-    """The nearest training notes among some row groups, and the first group."""
-    training, device = Rows(data, "train"), own_device()
-    read = training.in_turn(groups_from(first, training), ["picture"])
-    bank = (likeness_of(pictures_of(columns, training.info.spectrogram).to(device)) for columns in read)
-    nearest = nearest_notes(query_BD.to(device), bank, int(training.starts[first]))
-    return first, Nearest(*(values_B.cpu() for values_B in nearest))
-
-
-def groups_from(first: int, training: Rows) -> Sequence[Group]:
-    """Those of a piece of work."""
-    return training.groups[first : first + GROUPS_AT_ONCE]
+    task: Task, outcomes: Sequence[Sequence[Outcome]], progress: Progress, over: Map
+) -> list[tuple[dict[str, Tensor], Measured]]:
+    """Of each split for each run the rows (B,) of the training notes nearest to its samples; and how like they are, for
+    the samples and for the real notes."""
+    if not task.finds_nearest:
+        return [({}, {})] * len(outcomes)
+    lines = list(outcomes[0][0].likeness)
+    queries = [torch.cat([outcome.likeness[line] for line in lines for outcome in of_split]) for of_split in outcomes]
+    best, sizes = search(torch.cat(queries), task.data, progress, over), list(map(len, queries))
+    found = list[tuple[dict[str, Tensor], Measured]]()
+    for of_split in zip(*(values_B.split(sizes) for values_B in best), strict=True):
+        similarity, index = (dict(zip(lines, values_B.chunk(len(lines)), strict=True)) for values_B in of_split)
+        nearest = {run: index[line] for run in task.runs if (line := line_of("sample", run)) in index}
+        found.append((nearest, {"training_similarity": similarity}))
+    return found

@@ -7,6 +7,8 @@ NOTES_AT_ONCE = 8
 """In a piece of work."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Progress = Callable[[str], Callable[[int, int], None]]
+"""What is done now -> who is told how much of it is done, of how much."""
 
 
 class Map(Protocol):

@@ -14,12 +14,13 @@ import torch
 from mars_dist.addresses import Address
 from mars_dist.codes import tokenizer_of as load_tokenizer_once
 from mars_dist.dataset import DatasetInfo, Shard, write_shard
-from mars_dist.evaluation import evaluate as evaluate_module
-from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, splits_of
+from mars_dist.evaluation import nearest
+from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, evaluate_all, splits_of
 from mars_dist.evaluation.grid import places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import lines_of, model_of
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
+from mars_dist.evaluation.work import Progress
 from mars_dist.phase import DEFAULT
 from mars_dist.progress import silent
 from mars_dist.rows import Rows
@@ -110,7 +111,7 @@ def test_training_notes_are_searched_in_pieces(
     for shard in held_out:
         shutil.copy(Path(task.data) / shard.name, tmp_path)
     replace(train.info, shards=(*shards, *held_out)).save(folder)
-    monkeypatch.setattr(evaluate_module, "GROUPS_AT_ONCE", 1)
+    monkeypatch.setattr(nearest, "GROUPS_AT_ONCE", 1)
     told = list[tuple[str, int, int]]()
     found = evaluate(
         replace(task, data=str(tmp_path)), 4, 2, lambda what: lambda done, of: told.append((what, done, of)), backwards
@@ -120,6 +121,28 @@ def test_training_notes_are_searched_in_pieces(
     assert found.measures["mse"] == evaluation.measures["mse"]
     for line, estimate in evaluation.measures["training_similarity"].items():
         assert found.measures["training_similarity"][line].value == pytest.approx(estimate.value, rel=1e-6)
+
+
+def test_training_notes_are_searched_once_for_all_splits(task: Task, evaluation: Evaluation) -> None:
+    told = list[tuple[str, str]]()
+
+    def progress(split: str) -> Progress:
+        def of(what: str) -> Callable[[int, int], None]:
+            told.append((split, what))
+            return lambda done, total: None
+
+        return of
+
+    test = replace(task, split="test")
+    both = evaluate_all([task, test], {"valid": 4, "test": 3}, 2, progress, map)
+    whats = ["notes", "notes", "training notes", *2 * ["their nearest training notes"]]
+    assert told == list(zip(["valid", "test", "train", "valid", "test"], whats, strict=True))
+    for found, alone in zip(both, (evaluation, evaluate(test, 3, 2, silent, map)), strict=True):
+        assert found.split == alone.split and found.lines == alone.lines and found.codebook == alone.codebook
+        assert found.measures.keys() == alone.measures.keys()
+        for metric, lines in alone.measures.items():
+            for line, estimate in lines.items():
+                assert found.measures[metric][line].value == pytest.approx(estimate.value, rel=1e-6)
 
 
 def test_a_tokenizer_alone_has_the_reconstructions_that_its_autoregressor_has(
