@@ -3,6 +3,7 @@
 Light: its actor imports no torch.
 """
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +33,7 @@ class Console:
         self.lines: list[str] = []
         self.stopped: set[str] = set()
         self.failures: dict[int, tuple[str, int]] = {}
-        self.starts = 0
+        self.starts, self.workers = 0, sys.maxsize
 
     def put(self, line: str) -> None:
         self.lines.append(line)
@@ -56,9 +57,10 @@ class Console:
         """What has ended a worker so often, with nothing saved in between, that it would come again."""
         return next((message for message, times in self.failures.values() if times >= ALIKE), None)
 
-    def start(self) -> int:
-        """Which start of the workers it is since something was saved."""
-        self.starts += 1
+    def start(self, workers: int) -> int:
+        """Which start of the workers it is since something was saved; one for more of them to take part is no loss."""
+        self.starts += workers <= self.workers
+        self.workers = workers
         return self.starts
 
     def note_saved(self) -> None:
@@ -80,9 +82,9 @@ class Line:
     def repeated_failure(self) -> str | None:
         return ray.get(self.console.repeated_failure.remote())
 
-    def start(self) -> int:
-        """For rank 0, once: which start of the workers it is since something was saved."""
-        return int(ray.get(self.console.start.remote()))
+    def start(self, workers: int) -> int:
+        """For rank 0, once: see `Console.start`."""
+        return int(ray.get(self.console.start.remote(workers)))
 
     def note_saved(self) -> None:
         self.console.note_saved.remote()

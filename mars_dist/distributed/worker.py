@@ -78,7 +78,7 @@ class RayRun:
 
     def require_hope(self) -> None:
         """Raises TrainingFailed, on every worker, where workers were lost again and again before anything was saved."""
-        starts = sharding.gather_objects(self.line.start() if self.rank == 0 else 0)[0]
+        starts = sharding.gather_objects(self.line.start(self.world_size) if self.rank == 0 else 0)[0]
         if starts > MOST_STARTS:
             raise TrainingFailed(
                 f"{self.name}: workers were started {MOST_STARTS} times and lost before anything was saved: have they "

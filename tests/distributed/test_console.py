@@ -70,9 +70,9 @@ def test_an_error_that_comes_again_with_nothing_saved_is_given_up() -> None:
 def test_starts_are_counted_until_something_is_saved() -> None:
     with console(lambda line: None, Event(), lambda: "") as name:
         line = Line(name)
-        assert [line.start() for _ in range(3)] == [1, 2, 3]
+        assert [line.start(workers) for workers in (2, 2, 1, 2, 2)] == [1, 2, 3, 3, 4], "growing is no loss"
         line.note_saved()
-        assert line.start() == 1
+        assert line.start(2) == 1
 
 
 def test_what_saved_something_in_between_is_tried_for_ever() -> None:

@@ -76,7 +76,7 @@ def test_workers_that_are_always_lost_before_anything_is_saved_are_given_up(
             if len(started) == 1:
                 [name] = [name for name in ray.util.list_named_actors() if name.startswith("mars_console")]
                 for _ in range(MOST_STARTS - 2):
-                    ray.get(ray.get_actor(name).start.remote())
+                    ray.get(ray.get_actor(name).start.remote(2))
         elif line.split()[1:2] == ["1/10000"]:
             processes("RayTrainWorker")[-1].kill()
 
