@@ -14,7 +14,7 @@ import torch
 
 from mars_dist.addresses import Address
 from mars_dist.audio import wav_bytes
-from mars_dist.evaluation.lines import model_of, tokenizer_of
+from mars_dist.evaluation.lines import model_of
 from mars_dist.evaluation.work import Map
 from mars_dist.model import model_fingerprint
 from mars_dist.phase import Phase, wave_from_picture
@@ -98,7 +98,7 @@ def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
 
     Raises ValueError where it holds other notes, or the model cannot sample so.
     """
-    notes.sampling.per_scale(tokenizer_of(notes.model)[0].config.schedule)
+    notes.sampling.per_scale(model_of(notes.model).autoregressor.schedule)  # refused before anything is kept
     plain, there, kept = notes.settings(), out.list(), out.sub(PARTS).list()
     before = parse_json(out.read(SETTINGS), out.at(SETTINGS)) if SETTINGS in there else plain
     if (difference := first_difference(before, plain)) and (kept or LABELS in there):

@@ -65,7 +65,7 @@ def sample(arguments: Sequence[str]) -> None:
     keep_freed_memory()
     out = local(command.out)
     mars = Mars.from_pretrained(model, own_device())
-    command.sampling.per_scale(mars.autoregressor.schedule)
+    command.sampling.per_scale(mars.autoregressor.schedule)  # refused before --out is made, as unknown words are next
     labels = mars.labels(command.count, **asked, sampling=command.sampling)
     make_folder(out)
     waves = mars.generate(command.count, **asked, sampling=command.sampling, phase=command.phase)

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mars_dist.distributed.runtime import join
+from mars_dist.distributed.runtime import join, joining
 from mars_dist.node import Node
 
 Result = TypeVar("Result")
@@ -29,10 +29,8 @@ def attach(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"--address: {address} must be host:port of a cluster's head, such as 10.0.0.1:6379")
-    try:
+    with joining(address):
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ValueError(f"{address}: does not answer ({error}): is the cluster up, and this its head?") from error
     join(address)
 
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mars_dist.addresses import IN_A_JOB
@@ -52,9 +54,16 @@ def connect(num_cpus: int | None = None) -> None:
 
 
 def join(address: str, **options: Any) -> None:
-    """A cluster, or a runtime of one's own. Raises ValueError where no cluster answers there, or none that fits."""
-    try:
+    """A cluster, or a runtime of one's own. Raises ValueError as `joining`."""
+    with joining(address):
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+
+
+@contextmanager
+def joining(address: str) -> Iterator[None]:
+    """Raises ValueError where no cluster answers there, or none that fits."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(f"{address}: does not answer ({error}): is the cluster up, and this its head?") from error
     except (RuntimeError, ValueError, RayError) as error:  # Ray's own words name versions that differ, or the token

@@ -40,7 +40,8 @@ from mars_dist.training.plan import Plan
 from mars_dist.training.run import CHECKPOINTS, backend
 
 FOREVER = -1
-"""Lost workers are always started again, from the newest checkpoint; what fails ALIKE times is given up."""
+"""For Ray lost workers are always started again, from the newest checkpoint; the workers themselves give up what fails
+ALIKE times, or is lost MOST_STARTS times with nothing saved."""
 
 
 def fit(plan: Plan, workers: tuple[int, int], say: Say) -> Position:

@@ -163,10 +163,10 @@ def evaluate_all(
     for task in tasks:
         task.check()
     outcomes = [measure_notes(task, num_notes[task.split], num_shown, progress(task.split), over) for task in tasks]
-    copies = nearest_training_notes(tasks[0], outcomes, progress("train"), over)
+    found = nearest_training_notes(tasks[0], outcomes, progress("train"), over)
     return [
         conclude(task, of_split, *nearest, progress(task.split), over)
-        for task, of_split, nearest in zip(tasks, outcomes, copies, strict=True)
+        for task, of_split, nearest in zip(tasks, outcomes, found, strict=True)
     ]
 
 
