@@ -16,7 +16,7 @@ from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, OptimConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
-from mars_dist.dryrun import Device, DryRun, Flops, Work, WorkCounter, count_flops, dry_run
+from mars_dist.dryrun import META, Device, DryRun, Flops, Work, WorkCounter, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
 from mars_dist.precision import settled
 from mars_dist.presets import Preset
@@ -29,7 +29,6 @@ from mars_dist.training.recomputation import BLOCKS, recompute
 
 FLOAT32 = 4
 """Bytes."""
-META = torch.device("meta")
 
 
 @dataclass(frozen=True)

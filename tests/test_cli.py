@@ -109,7 +109,7 @@ def test_the_console_script_is_installed() -> None:
     assert text.startswith("usage: mars COMMAND")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["presets"], ["train-ar", "tiny", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["presets", "debug"], ["train-ar", "tiny", "--help"]])
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_has_ended_is_no_mistake(words: list[str], buffered: bool) -> None:
     """Such as head, once it has its lines."""

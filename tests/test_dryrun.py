@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mars_dist.dryrun import Flops, PeakMemory, as_on, count_flops, dry_run
+from mars_dist.dryrun import DryRun, Flops, OnceForAlike, PeakMemory, WorkCounter, as_on, count_flops, dry_run
 from mars_dist.layers import Attention
 from mars_dist.recomputed import Recomputed
 
@@ -81,3 +81,35 @@ def test_work_of_a_layer_and_a_sum() -> None:
     assert work.flops == {torch.float32: 3 * 2 * 20 * 100 * 50}
     assert work.total_flops == 3 * 2 * 20 * 100 * 50
     assert work.num_bytes < 4 * 4 * 20 * 50 + 64 and work.num_operations < 10
+
+
+def test_what_is_asked_once_is_what_is_asked_each_time() -> None:
+    """A network of blocks that are alike, with a product that gives its operand's memory another shape."""
+    with META:
+        attention, layer, x_BLD = Attention(64, 16, normalised=True), nn.Linear(64, 64), torch.empty(2, 10, 64)
+
+    def loss() -> Tensor:
+        y_BLD = x_BLD
+        for _ in range(3):
+            y_BLD = attention(as_it_is(layer(y_BLD) @ layer.weight))
+        grids_BDhw = y_BLD.transpose(1, 2).unflatten(-1, (2, 5))
+        return F.interpolate(grids_BDhw, size=(8, 20), mode="bicubic").flatten(1).square().mean()
+
+    with PeakMemory() as memory, WorkCounter() as counter:
+        loss().backward()
+    attention.zero_grad()
+    layer.zero_grad()
+    assert dry_run(loss, "cpu") == DryRun(memory.peak, counter.work)
+
+
+def test_what_is_alike_but_not_the_same() -> None:
+    """1, 1.0 and True make tensors of other types; a view has its tensor's memory; what has values is computed."""
+    x_D = torch.empty(10, dtype=torch.int64, device=META)
+    ones_D = torch.ones(10, dtype=torch.int64)
+    with OnceForAlike() as once:
+        sums = [x_D + number for number in (1, 1.0, True, 1, 1.0)]
+        assert [(ones_D + 1).sum() for _ in range(2)] == [20, 20]
+        views = [torch.ops.aten._unsafe_view(x_D, [2, 5]) for _ in range(2)]
+    assert [y_D.dtype for y_D in sums] == [torch.int64, torch.float32, torch.int64, torch.int64, torch.float32]
+    assert len({y_D.untyped_storage()._cdata for y_D in sums}) == len(sums) == len(once.answers) + 2
+    assert {view.untyped_storage()._cdata for view in views} == {x_D.untyped_storage()._cdata}
