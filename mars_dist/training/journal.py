@@ -23,6 +23,8 @@ class Journal:
         self.folder, self.name, self.steps, self.say = folder, name, steps, say
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if say else None
         self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
+        self.has_shown = False
+        """Whether notes were shown, in this start of the run."""
         if say and first_step == 0:  # what was told before came to nothing
             (folder / METRICS).unlink(missing_ok=True)
         if say and (folder / METRICS).exists() and not (folder / METRICS).read_bytes().endswith(b"\n"):

@@ -12,8 +12,16 @@ from mars_dist.training.journal import Journal
 SHOWN = 3
 
 
-def show(journal: Journal, step: int, spectrogram: SpectrogramConfig, **versions_B1FN: Tensor) -> None:
-    """Each note's versions, such as original and reconstruction, as pictures and as sound."""
+def show(
+    journal: Journal, step: int, spectrogram: SpectrogramConfig, same: dict[str, Tensor], **versions_B1FN: Tensor
+) -> None:
+    """Each note's versions, such as original and reconstruction, as pictures and as sound.
+
+    Those of `same` (B, 1, F, N) are the same at each call, and shown but once.
+    """
+    if not journal.has_shown:
+        versions_B1FN = same | versions_B1FN
+        journal.has_shown = True
     for name, pictures_B1FN in versions_B1FN.items():
         waves_BT = wave_from_picture(pictures_B1FN, spectrogram).cpu()
         for i, (picture_1FN, wave_T) in enumerate(zip(pictures_B1FN.cpu(), waves_BT, strict=True)):

@@ -195,7 +195,7 @@ class TokenizerStage:
         x_BCHW = self.held_out.evenly(SHOWN, 0, 1)["picture"].to(self.run.device).float()
         spectrogram = self.config.spectrogram
         original, reconstruction = (demultiplex(one, spectrogram.cmx) for one in (x_BCHW, plain(x_BCHW).picture_BCHW))
-        show(journal, step, spectrogram, original=original, reconstruction=reconstruction)
+        show(journal, step, spectrogram, {"original": original}, reconstruction=reconstruction)
 
     def no_hits(self) -> Tensor:
         settings = self.config.tokenizer

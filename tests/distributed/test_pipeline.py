@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +21,6 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
-from tensorboardX.proto.event_pb2 import Event
 
 from mars_dist import cli
 from mars_dist.config import ClassifierRunConfig
@@ -38,6 +36,7 @@ from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
+from ..tensorboard import events
 from .kills import kill_once
 
 COUNTS = {"train": 22, "valid": 10, "test": 33}
@@ -185,16 +184,6 @@ def test_a_models_folder_holds_what_the_docs_say(journey: Journey, kind: str, na
     assert checkpoints == ["step_00000010", "step_00000020"]
     inner = {path.name for path in (folder / "tokenizer").iterdir()} if kind == "autoregressor" else None
     assert inner in (None, {"config.json", "model.safetensors", "metrics.json"})
-
-
-def events(folder: Path) -> Iterator[Event]:
-    """TFRecord: length (8 bytes), its checksum (4), an event, its checksum (4)."""
-    for path in sorted(folder.glob("events.*")):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from mars_dist.config import SpectrogramConfig
 from mars_dist.training.journal import Journal, read_metrics
+from mars_dist.training.shown import show
+
+from ..tensorboard import events
 
 
 def train_line(journal: Journal, step: int, loss: float) -> None:
@@ -81,3 +86,16 @@ def test_lines_are_json_objects(tmp_path: Path) -> None:
     train_line(journal, 1, 1.0)
     journal.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["kind"] == "train"
+
+
+def test_notes_that_stay_the_same_are_shown_once_in_each_start(tmp_path: Path, short: SpectrogramConfig) -> None:
+    picture_B1FN = torch.zeros(2, 1, short.n_fft // 2, short.num_samples // short.hop)
+    for start in (tmp_path / "first", tmp_path / "second"):
+        journal = Journal(start, "tokenizer", 5, 0, print)
+        for step in (1, 2):
+            show(journal, step, short, {"original": picture_B1FN}, reconstruction=picture_B1FN)
+        journal.close()
+        shown = [(value.tag, event.step) for event in events(start / "tensorboard") for value in event.summary.value]
+        versions = [("original", 1), ("reconstruction", 1), ("reconstruction", 2)]
+        once = [(f"note_{i}/{name}", step) for name, step in versions for i in range(2)]
+        assert sorted(shown) == sorted(2 * once), "a picture and a sound of each"
