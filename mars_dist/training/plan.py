@@ -1,13 +1,15 @@
 """What is to be trained, on what, into which folder: small enough to send to a worker, checked before any starts."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 from mars_dist.addresses import Address, address
 from mars_dist.config import EXECUTION, AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
+from mars_dist.dataset import MANIFEST
 from mars_dist.errors import TrainingFailed
 from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
@@ -54,7 +56,7 @@ class Plan:
     def check(self, workers: int) -> None:
         """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
         self.require_fit(workers)
-        if (before := self.noted(PLAN)) and (difference := before.difference(self)) and self.holds_anything:
+        if (before := self.noted(PLAN)) and (difference := self.difference(before)) and self.holds_anything:
             raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
 
     def require_fit(self, workers: int) -> None:
@@ -106,7 +108,7 @@ class Plan:
     def finished(self) -> bool:
         """Whether this very run came to its end."""
         done = self.noted(FINISHED)
-        return done is not None and done.difference(self) is None
+        return done is not None and self.difference(done) is None
 
     @property
     def holds_anything(self) -> bool:
@@ -114,9 +116,26 @@ class Plan:
         saved = any(name == FINISHED or name.startswith(STEP) for name in self.training.list())
         return saved or WEIGHTS in Folder.open(self.folder).list()
 
-    def difference(self, other: "Plan") -> str | None:
-        """The first field in which another plan trains something else; where and how are free to change."""
-        return first_difference(self.what_is_trained(), other.what_is_trained())
+    def difference(self, before: "Noted") -> str | None:
+        """The first field in which a run that was noted trains something else; where and how are free to change.
+
+        So is the place of its data, and of the tokenizer that made them; but not what they are.
+        """
+        then, now = before.dataset, self.dataset
+        if then and then == now:
+            moved = replace(before.plan, data=self.data, tokenizer=self.tokenizer)
+            return first_difference(moved.what_is_trained(), self.what_is_trained())
+        if then and now and before.plan.data == self.data:
+            return f"data = {self.data} as it was then, not as it is now"
+        return first_difference(before.plan.what_is_trained(), self.what_is_trained())
+
+    @property
+    def dataset(self) -> str | None:
+        """What its data set is known by, wherever it lies; None where there is none any more."""
+        try:
+            return hashlib.sha256(Folder.open(self.data).read(MANIFEST)).hexdigest()
+        except OSError:
+            return None
 
     def what_is_trained(self) -> dict[str, Any]:
         plain = self.to_plain()
@@ -153,8 +172,8 @@ class Plan:
             told = f"{self.folder}: {error}: what was saved is kept, and the same command goes on from there"
             raise TrainingFailed(told) from error
 
-    def noted(self, file: str) -> "Plan | None":
-        """The plan that a file of the run holds. Raises ValueError where it is damaged or cannot be read."""
+    def noted(self, file: str) -> "Noted | None":
+        """What a file of the run holds. Raises ValueError where it is damaged or cannot be read."""
         try:
             if file not in self.training.list():
                 return None
@@ -162,14 +181,14 @@ class Plan:
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be read ({error}): choose another --out") from error
         try:
-            return Plan.from_plain(plain)
+            return Noted(Plan.from_plain(plain), plain.get("dataset"))
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             told = f"damaged, or of another version ({error!r}): choose another --out"
             raise ValueError(f"{self.training.at(file)}: {told}") from error
 
     def note(self, file: str) -> None:
         """Raises OSError."""
-        self.training.write(file, as_json(self.to_plain()))
+        self.training.write(file, as_json(self.to_plain() | {"dataset": self.dataset}))
 
     def to_plain(self) -> dict[str, Any]:
         return {
@@ -185,3 +204,11 @@ class Plan:
         kind = next(kind for name, kind in KINDS.items() if name in plain["config"])
         folders = (address(plain[name]) if plain.get(name) else None for name in ("tokenizer", "init_from"))
         return cls(from_plain(kind, plain["config"]), plain["data"], address(plain["folder"]), *folders)
+
+
+class Noted(NamedTuple):
+    """What a run's folder knows of the run."""
+
+    plan: Plan
+    dataset: str | None
+    """See `Plan.dataset`."""

@@ -1,5 +1,7 @@
 """What a run's folder remembers, and what it refuses."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from errno import ENOSPC
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 
 from mars_dist import lease
+from mars_dist.dataset import DatasetInfo
 from mars_dist.errors import TrainingFailed
-from mars_dist.training.plan import Plan
+from mars_dist.storage import Folder
+from mars_dist.training.plan import PLAN, Plan
 
 
 @pytest.fixture
@@ -129,6 +133,66 @@ def test_a_run_that_was_moved_goes_on(plan: Plan, tmp_path: Path) -> None:
     assert moved.finished
     with pytest.raises(ValueError, match=r"holds a run with optim\.lr"):
         begin(with_optim(moved, lr=0.5))
+
+
+def test_a_run_whose_data_were_moved_goes_on(plan: Plan, short_pictures: str, tmp_path: Path) -> None:
+    begin(plan)
+    keep_something(plan)
+    moved = replace(plan, data=str(shutil.copytree(short_pictures, tmp_path / "moved")))
+    begin(moved)
+    moved.mark_finished()
+    assert plan.finished and moved.finished
+    with pytest.raises(ValueError, match=r"holds a run with optim\.lr"):
+        begin(with_optim(moved, lr=0.5))
+
+
+def test_a_run_whose_codes_and_tokenizer_were_moved_goes_on(
+    autoregressor_plan: Plan, short_codes: str, tmp_path: Path
+) -> None:
+    plan = replace(autoregressor_plan, folder=tmp_path / "run")
+    begin(plan)
+    keep_something(plan)
+    copies = (shutil.copytree(path, tmp_path / Path(path).name) for path in (short_codes, str(plan.tokenizer)))
+    data, tokenizer = copies
+    begin(replace(plan, data=str(data), tokenizer=tokenizer))
+
+
+def test_other_data_are_refused_at_the_same_place_too(plan: Plan, short_pictures: str, tmp_path: Path) -> None:
+    plan = replace(plan, data=str(shutil.copytree(short_pictures, tmp_path / "data")))
+    begin(plan)
+    keep_something(plan)
+    plan.mark_finished()
+    other = replace(plan, data=str(shutil.copytree(short_pictures, tmp_path / "other")))
+    for at in (plan, other):
+        info = DatasetInfo.load(Folder.open(at.data))
+        replace(info, shards=info.shards[:-1]).save(Folder.open(at.data))
+    assert not plan.finished
+    with pytest.raises(ValueError, match=r"run with data = \S+/data as it was then, not as it is now: use its"):
+        begin(plan)
+    with pytest.raises(ValueError, match=r"run with data = \S+/data, not \S+/other: use its"):
+        begin(other)
+
+
+def test_data_that_are_there_no_more_are_known_by_their_place(plan: Plan, short_pictures: str, tmp_path: Path) -> None:
+    plan = replace(plan, data=str(shutil.copytree(short_pictures, tmp_path / "data")))
+    plan.mark_finished()
+    shutil.rmtree(plan.data)
+    assert plan.finished
+    assert not replace(plan, data=str(tmp_path / "elsewhere")).finished
+
+
+def test_a_plan_that_says_nothing_of_its_data_goes_by_their_place(plan: Plan, tmp_path: Path) -> None:
+    begin(plan)
+    keep_something(plan)
+    path = Path(plan.training.name) / "plan.json"
+    noted = json.loads(path.read_text())
+    del noted["dataset"]
+    path.write_text(json.dumps(noted))
+    plan.check(workers=1)
+    before = plan.noted(PLAN)
+    assert before is not None
+    for another in (str(shutil.copytree(plan.data, tmp_path / "copy")), str(tmp_path / "nothing")):
+        assert replace(plan, data=another).difference(before) == f"data = {plan.data}, not {another}"
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"config": {}}', '{"config": {"tokenizer": 1}}', "{"])
