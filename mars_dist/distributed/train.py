@@ -27,6 +27,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from ray.train.v2.api.callback import RayTrainCallback
 
 from mars_dist.distributed.console import console
+from mars_dist.distributed.orphans import free_orphans
 from mars_dist.distributed.runtime import is_our_own
 from mars_dist.distributed.scaling import gather, num_gpus
 from mars_dist.distributed.worker import Retention, train_worker
@@ -74,6 +75,8 @@ def train(
     waits_for = partial(there_is, workers[1], "GPU" if on_gpu else "CPU")
     with plan.held(say, stop), console(say, stop, waits_for) as name:
         forget_checkpoints(plan.training)
+        if is_our_own():
+            free_orphans()
         trainer = trainer_of(plan, workers, on_gpu, {"console": name, "threads": threads}, callbacks)
         try:
             with stopped_by_ctrl_c():

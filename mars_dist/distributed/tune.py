@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 
 from mars_dist.codes import encode_here
 from mars_dist.distributed.console import Line, console
-from mars_dist.distributed.runtime import connect, is_our_own
+from mars_dist.distributed.runtime import connect
 from mars_dist.distributed.scaling import gather, most_gpus, num_gpus, require_room
 from mars_dist.distributed.train import first_cause, there_is, train
 from mars_dist.errors import Stopped
@@ -53,7 +53,7 @@ DRIVER_MEMORY = 2**29
 """Bytes that a trial's driver is counted with. On CPUs it takes no other part: it waits while its workers compute, and
 measures when they are gone."""
 DRIVERS_LOST = 3
-"""How often a trial of a cluster goes on with another driver: its machine may have been taken away. Whatever else
+"""How often a trial goes on with another driver: its machine may have been taken away. Whatever else
 fails, a driver survives and tells."""
 REDUCTION = 3
 """At a ninth and at a third of the budget, the trials that are not among the best third are stopped."""
@@ -96,8 +96,7 @@ def run_trials(study: Study, search: Search, records: Records, say: Say) -> None
                 storage_filesystem=None if isinstance(study.out, Path) else study.home.files,
                 verbose=0,
                 stop=StopAll(stop),
-                # Where there is no dashboard, nobody would free the CPUs that the workers of a lost driver had (2.60).
-                failure_config=tune.FailureConfig(max_failures=0 if is_our_own() else DRIVERS_LOST),
+                failure_config=tune.FailureConfig(max_failures=DRIVERS_LOST),
                 callbacks=[Notes(study, records, behind, say)],
             ),
         )

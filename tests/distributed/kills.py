@@ -1,11 +1,12 @@
-"""SIGKILL for processes of a training that runs on this machine."""
+"""SIGKILL for processes of a training that runs on this machine, and what is left of them."""
 
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread
-from time import sleep
+from time import monotonic, sleep
 
 import psutil
+import ray
 
 
 def processes(title: str) -> list[psutil.Process]:
@@ -29,3 +30,11 @@ def kill_once(is_time: Callable[[], bool], title: str) -> Thread:
     thread = Thread(target=wait_and_kill, daemon=True)
     thread.start()
     return thread
+
+
+def require_all_cpus_free() -> None:
+    """Soon: what a lost driver's workers had is freed by the one that follows."""
+    deadline = monotonic() + 30
+    while (free := ray.available_resources().get("CPU", 0)) < ray.cluster_resources()["CPU"]:
+        assert monotonic() < deadline, free
+        sleep(0.1)

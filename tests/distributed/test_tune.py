@@ -16,7 +16,6 @@ import psutil
 import pytest
 import ray
 
-from mars_dist.distributed import tune as on_tune
 from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
 from mars_dist.evaluation.judges import Judges
 from mars_dist.page import EvaluationPlan, evaluate_folders
@@ -32,6 +31,8 @@ from mars_dist.sweeps.results import rank
 from mars_dist.sweeps.search import make_search
 from mars_dist.sweeps.study import Study
 from mars_dist.training.journal import read_metrics
+
+from .kills import require_all_cpus_free
 
 SETTINGS = {
     "tokenizer.spectrogram.num_samples": 2000,
@@ -164,10 +165,7 @@ def test_both_stages_in_a_row_with_all_that_is_kept_in_a_bucket(study: Callable[
 
 
 @pytest.mark.cluster
-def test_a_trial_whose_driver_is_lost_goes_on_with_another(
-    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(on_tune, "is_our_own", lambda: False)
+def test_a_trial_whose_driver_is_lost_goes_on_with_another(study: Callable[..., Study]) -> None:
     of = study(space={"rate": choices(RATE, 2e-3)}, stop_early=False)
     of = replace(of, sweep=replace(of.sweep, settings=SETTINGS | {"tokenizer.train.steps": 90}))
     killed: list[str] = []
@@ -186,6 +184,7 @@ def test_a_trial_whose_driver_is_lost_goes_on_with_another(
     killer.join()
     steps = [report["step"] for report in record.reports]
     assert record.status == "finished" and steps == list(range(10, 91, 10)), (killed, lines)
+    require_all_cpus_free()
 
 
 def is_driver(process: psutil.Process) -> bool:

@@ -17,7 +17,7 @@ from mars_dist.launch import fit
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
-from .kills import kill_once, processes
+from .kills import kill_once, processes, require_all_cpus_free
 
 
 def require_same_losses(found: Plan, expected: Plan) -> None:
@@ -95,4 +95,5 @@ def test_a_lost_controller(undisturbed: Plan, tmp_path: Path) -> None:
         fit(plan, 2, said.append)
     fit(plan, 2, said.append)
     assert any("resumed at step" in line for line in said)
+    require_all_cpus_free()
     require_same_losses(plan, undisturbed)
