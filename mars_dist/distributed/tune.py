@@ -260,7 +260,7 @@ class Halving(ASHAScheduler):
     """Asynchronous successive halving (arXiv 1810.05934) by what a trial has spent; it knows the trials of before.
 
     A trial that falls behind is told to stop, and ends as a run does at SIGTERM. Ray would kill its driver, and leave
-    the workers' CPUs and GPUs reserved where it runs without a dashboard (2.60).
+    the workers' CPUs and GPUs reserved until the next training where it runs without a dashboard (2.60).
     """
 
     def __init__(self, study: Study, records: Records, behind: set[str], line: Line) -> None:

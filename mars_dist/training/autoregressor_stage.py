@@ -142,7 +142,8 @@ class AutoregressorStage:
         shown = self.held_out.evenly(SHOWN, 0, 1)
         conditions = {name: shown[name] for name in self.vocabulary.cardinalities}
         sample = mars.sample_pictures(conditions, list(range(len(shown["codes"]))), SamplingConfig())
-        show(journal, step, self.spectrogram, {"reconstruction": mars.decode(shown["codes"])}, sample=sample)
+        reconstruction = lambda: {"reconstruction": mars.decode(shown["codes"])}  # noqa: E731
+        show(journal, step, self.spectrogram, reconstruction, sample=sample)
 
     def conditions_of(self, batch: Batch) -> dict[str, Tensor]:
         return {name: batch[name].to(self.run.device, non_blocking=True) for name in self.vocabulary.cardinalities}

@@ -3,6 +3,8 @@
 Suffixes: B notes, F N bins and frames, T samples.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from mars_dist.config import SpectrogramConfig
@@ -13,14 +15,18 @@ SHOWN = 3
 
 
 def show(
-    journal: Journal, step: int, spectrogram: SpectrogramConfig, same: dict[str, Tensor], **versions_B1FN: Tensor
+    journal: Journal,
+    step: int,
+    spectrogram: SpectrogramConfig,
+    same: Callable[[], dict[str, Tensor]],
+    **versions_B1FN: Tensor,
 ) -> None:
     """Each note's versions, such as original and reconstruction, as pictures and as sound.
 
-    Those of `same` (B, 1, F, N) are the same at each call, and shown but once.
+    What `same` makes, (B, 1, F, N), is the same at each call: it is made and shown but once.
     """
     if not journal.has_shown:
-        versions_B1FN = same | versions_B1FN
+        versions_B1FN = same() | versions_B1FN
         journal.has_shown = True
     for name, pictures_B1FN in versions_B1FN.items():
         waves_BT = wave_from_picture(pictures_B1FN, spectrogram).cpu()

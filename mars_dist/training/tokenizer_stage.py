@@ -194,8 +194,9 @@ class TokenizerStage:
         plain.load_state_dict(weights)
         x_BCHW = self.held_out.evenly(SHOWN, 0, 1)["picture"].to(self.run.device).float()
         spectrogram = self.config.spectrogram
-        original, reconstruction = (demultiplex(one, spectrogram.cmx) for one in (x_BCHW, plain(x_BCHW).picture_BCHW))
-        show(journal, step, spectrogram, {"original": original}, reconstruction=reconstruction)
+        reconstruction = demultiplex(plain(x_BCHW).picture_BCHW, spectrogram.cmx)
+        original = lambda: {"original": demultiplex(x_BCHW, spectrogram.cmx)}  # noqa: E731
+        show(journal, step, spectrogram, original, reconstruction=reconstruction)
 
     def no_hits(self) -> Tensor:
         settings = self.config.tokenizer

@@ -93,7 +93,7 @@ def test_notes_that_stay_the_same_are_shown_once_in_each_start(tmp_path: Path, s
     for start in (tmp_path / "first", tmp_path / "second"):
         journal = Journal(start, "tokenizer", 5, 0, print)
         for step in (1, 2):
-            show(journal, step, short, {"original": picture_B1FN}, reconstruction=picture_B1FN)
+            show(journal, step, short, lambda: {"original": picture_B1FN}, reconstruction=picture_B1FN)
         journal.close()
         shown = [(value.tag, event.step) for event in events(start / "tensorboard") for value in event.summary.value]
         versions = [("original", 1), ("reconstruction", 1), ("reconstruction", 2)]
