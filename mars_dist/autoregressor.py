@@ -7,6 +7,7 @@ scale, V codebook size, K scales, P codes of a token, T tokens of all samples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from mars_dist.attention import ALL, Sight, block_mask_of, groups_of
 from mars_dist.config import AutoregressorConfig, TokenizerConfig
 from mars_dist.cross_entropy import nats_of
 from mars_dist.heads import turns_of
-from mars_dist.layers import Attention, KeyValueCache, Mlp, init_transformer
+from mars_dist.layers import Attention, KeyValueCache, Mlp, drawn, init_transformer
 from mars_dist.recomputed import Recomputed, modulated_norm
 from mars_dist.scales import ScaleSchedule
 
@@ -67,10 +68,9 @@ class Autoregressor(nn.Module):
         self.conditions = nn.ModuleDict({name: nn.Embedding(n + 1, width) for name, n in cardinalities.items()})
         self.condition_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.from_code = nn.Linear(tokenizer.code_width, width)
-        self.levels_KD = nn.Parameter(0.02 * torch.randn(len(self.schedule), width))
-        self.positions_LD = (
-            nn.Parameter(0.02 * torch.randn(num_tokens, width)) if config.positions != "rotary" else None
-        )
+        self.levels_KD = nn.Parameter(drawn(len(self.schedule), width, std=0.02))
+        learned = config.positions != "rotary"
+        self.positions_LD = nn.Parameter(drawn(num_tokens, width, std=0.02)) if learned else None
         self.modulation = modulation(width, MODULATIONS) if config.modulation == "shared" else None
         blocks = nn.ModuleList(ConditionedBlock(config) for _ in range(config.depth))
         self.blocks = cast("list[ConditionedBlock]", blocks)
@@ -189,7 +189,7 @@ class ConditionedBlock(nn.Module):
         self.attention = Attention(width, config.head_width, normalised=True)
         self.mlp = Mlp(width)
         if config.modulation == "shared":
-            self.modulation_MD = nn.Parameter(torch.randn(MODULATIONS, width) / width**0.5)
+            self.modulation_MD = nn.Parameter(drawn(MODULATIONS, width, std=width**-0.5))
         else:
             self.modulation = modulation(width, MODULATIONS)
 
@@ -241,11 +241,12 @@ def rotary_angles(schedule: ScaleSchedule, head_width: int) -> Tensor:
     scales at one place turn alike (Infinity, arXiv 2412.04431, section 3.2).
     """
     num_pairs = head_width // 4
-    frequencies = LONGEST_WAVE ** (-torch.arange(num_pairs) / max(num_pairs - 1, 1))
+    arange = partial(torch.arange, device="cpu")  # values, also of a network that has no memory yet
+    frequencies = LONGEST_WAVE ** (-arange(num_pairs) / max(num_pairs - 1, 1))
     angles = []
     for size in schedule.sizes:
-        rows = (torch.arange(size.h) + 0.5) * schedule.latent_grid.h / size.h
-        columns = (torch.arange(size.w) + 0.5) * schedule.latent_grid.w / size.w
+        rows = (arange(size.h) + 0.5) * schedule.latent_grid.h / size.h
+        columns = (arange(size.w) + 0.5) * schedule.latent_grid.w / size.w
         places = torch.cartesian_prod(rows, columns)
         angles.append((places[:, :, None] * frequencies).flatten(1))
     return torch.cat(angles)

@@ -5,6 +5,7 @@ A families, D features of a head.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -86,9 +87,10 @@ def logarithmic_axis(num_bins: int) -> Tensor:
     """(F, Q), columns that sum to 1: the mean around each position, or, where bins are farther apart, between two."""
     ratio = 2 ** (1 / (12 * POSITIONS))
     num_positions = int(math.log(num_bins / LOWEST_BIN, ratio))
-    centre_Q = LOWEST_BIN * ratio ** torch.arange(num_positions)
+    arange = partial(torch.arange, device="cpu")  # values, also of a network that has no memory yet
+    centre_Q = LOWEST_BIN * ratio ** arange(num_positions)
     reach_Q = ((ratio - 1) * centre_Q).clamp(min=1)
-    weight_FQ = (1 - (torch.arange(num_bins)[:, None] - centre_Q).abs() / reach_Q).clamp(min=0)
+    weight_FQ = (1 - (arange(num_bins)[:, None] - centre_Q).abs() / reach_Q).clamp(min=0)
     return weight_FQ / weight_FQ.sum(0)
 
 

@@ -5,6 +5,7 @@ H W a larger one.
 """
 
 from functools import lru_cache, partial
+from math import log
 from typing import cast
 
 import torch
@@ -32,7 +33,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         num_heads = width // head_width
-        self.log_temperature_N11 = nn.Parameter(torch.full((num_heads, 1, 1), 4.0).log()) if normalised else None
+        self.log_temperature_N11 = nn.Parameter(torch.full((num_heads, 1, 1), log(4.0))) if normalised else None
 
     def forward(
         self,
@@ -152,6 +153,11 @@ def bicubic(before: int, after: int, device: torch.device) -> Tensor:
     """(after, before): the weights of resampling along one axis."""
     with torch.inference_mode(False), torch.no_grad():  # it may be made where nothing is learnt, and needed where it is
         return F.interpolate(torch.eye(before, device=device)[None, None], (after, before), mode="bicubic")[0, 0]
+
+
+def drawn(*shape: int, std: float = 1) -> Tensor:
+    """Normal values of that deviation."""
+    return nn.init.normal_(torch.empty(shape), std=std)
 
 
 def init_transformer(module: nn.Module) -> None:

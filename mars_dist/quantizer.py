@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mars_dist.config import CodebookConfig, TokenizerConfig
 from mars_dist.devices import full_float32
 from mars_dist.fitting import fit, look_up
-from mars_dist.layers import grow, shrink
+from mars_dist.layers import drawn, grow, shrink
 
 NUM_PHI = 4
 
@@ -45,9 +45,7 @@ class MultiScaleQuantizer(nn.Module):
         self.schedule = config.schedule
         self.settings = settings or CodebookConfig()
         width = config.code_width // config.branches
-        self.codebook_Rc = nn.Parameter(
-            torch.randn(config.num_codebooks * config.branches * config.codebook_size, width)
-        )
+        self.codebook_Rc = nn.Parameter(drawn(config.num_codebooks * config.branches * config.codebook_size, width))
         self.projection = nn.Linear(width, width, bias=False) if config.codebook_projection else None
         if self.projection is not None:
             nn.init.eye_(self.projection.weight)

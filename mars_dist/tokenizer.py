@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mars_dist.config import CodebookConfig, SpectrogramConfig, TokenizerConfig
 from mars_dist.devices import full_float32
-from mars_dist.layers import Blocks, grow, init_transformer, shrink
+from mars_dist.layers import Blocks, drawn, grow, init_transformer, shrink
 from mars_dist.quantizer import MultiScaleQuantizer, Quantized
 from mars_dist.scales import Size
 
@@ -88,8 +88,8 @@ class Encoder(nn.Module):
             Rearrange("b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=config.patch.h, pw=config.patch.w),
             nn.Linear(channels * config.patch.area, config.width),
         )
-        self.positions_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
-        self.latent_tokens_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
+        self.positions_PD = nn.Parameter(drawn(self.grid.area, config.width, std=0.02))
+        self.latent_tokens_SD = nn.Parameter(drawn(self.latent_grid.area, config.width, std=0.02))
         self.blocks = Blocks(config.width, config.head_width, config.depth)
         self.norm = nn.LayerNorm(config.width)
         self.to_code = nn.Linear(config.width, config.code_width)
@@ -118,8 +118,8 @@ class Decoder(nn.Module):
         self.patch = config.patch
         self.aligned = config.latents == "aligned"
         self.from_code = nn.Linear(config.code_width, config.width)
-        self.positions_SD = nn.Parameter(0.02 * torch.randn(self.latent_grid.area, config.width))
-        self.query_tokens_PD = nn.Parameter(0.02 * torch.randn(self.grid.area, config.width))
+        self.positions_SD = nn.Parameter(drawn(self.latent_grid.area, config.width, std=0.02))
+        self.query_tokens_PD = nn.Parameter(drawn(self.grid.area, config.width, std=0.02))
         self.blocks = Blocks(config.width, config.head_width, config.depth)
         self.norm = nn.LayerNorm(config.width)
         self.to_patches = nn.Linear(config.width, channels * config.patch.area)

@@ -3,14 +3,24 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+class Undrawn(TorchFunctionMode):
+    """Draws no first values: without memory there is nothing to fill, and torch would import its compiler to see it."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: object, arguments: tuple[Any, ...] = (), options: Any = None
+    ) -> Any:
+        return options["tensor"] if function is nn.init.normal_ else function(*arguments, **(options or {}))
 
 
 def build_with(build: Callable[[], Network], path: Path) -> Network:
@@ -20,20 +30,15 @@ def build_with(build: Callable[[], Network], path: Path) -> Network:
     it, for the settings that it is built by may come from anywhere.
     """
     try:
-        with torch.device("meta"):
-            wanted = {name: _size(tensor.shape) for name, tensor in build().state_dict().items()}
+        with torch.device("meta"), Undrawn():
+            network = build()
     except (RuntimeError, TypeError) as error:  # sizes beyond what torch counts with
         what = str(error).splitlines()[0]
         raise ValueError(f"{path.parent}: its settings describe no network that can be built ({what})") from error
     try:
-        with safe_open(path, "pt") as file:
-            given = {name: _size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        require_same_shapes(wanted, given, str(path))
-        network = build()
-        network.load_state_dict(load_file(path))
+        fit(network, load_file(path), str(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged ({error}): copy it again, or give the folder of another model") from error
-    network.eval().requires_grad_(False)
     return network
 
 
@@ -63,7 +68,9 @@ def fit(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
     state_dict = network.state_dict()
     wanted = {name: _size(t.shape) for name, t in state_dict.items() if not name.endswith("num_batches_tracked")}
     require_same_shapes(wanted, {name: _size(tensor.shape) for name, tensor in state.items()}, where)
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    # Copied: what safetensors gives lies in the file as it comes, and changes with it.
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+    network.load_state_dict(copies, assign=True)
     network.eval().requires_grad_(False)
 
 

@@ -96,6 +96,27 @@ def test_reading_rows_waits_for_no_pandas(tmp_path: Path) -> None:
     assert "pandas" not in loaded_by(statement)
 
 
+@pytest.mark.parametrize(
+    "build", ["Tokenizer(tokenizer, pictures)", "Autoregressor(network, tokenizer, {'pitch': 128})"]
+)
+def test_a_model_is_loaded_without_torchs_compiler(build: str, tmp_path: Path) -> None:
+    """torch._dynamo and what it needs take half as long again as torch: a second of every sampling and evaluation."""
+    statement = f"""
+from safetensors.torch import save_file
+from mars_dist.autoregressor import Autoregressor
+from mars_dist.presets import PRESETS
+from mars_dist.tokenizer import Tokenizer
+from mars_dist.weights import build_with
+debug = PRESETS["debug"]
+pictures, tokenizer, network = debug.tokenizer.spectrogram, debug.tokenizer.tokenizer, debug.autoregressor.autoregressor
+build, path = lambda: {build}, {str(tmp_path / "it.safetensors")!r}
+save_file(build().state_dict(), path)
+build_with(build, path)
+import sys
+assert not {{"torch._dynamo", "sympy"}} & sys.modules.keys()"""
+    assert "torch" in loaded_by(statement)
+
+
 def test_the_training_code_loads_no_ray() -> None:
     core = [module_of(file) for file in FILES if layer(module_of(file)) in ("core", "training")]
     modules = ", ".join(name.removesuffix(".__init__") for name in core)

@@ -1,13 +1,65 @@
 """Weights of others: read, fitted, named."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mars_dist.weights import fingerprint, fit, read_weights
+from mars_dist.autoregressor import Autoregressor
+from mars_dist.classifier import Classifier
+from mars_dist.config import AutoregressorConfig, ClassifierConfig, SpectrogramConfig, TokenizerConfig
+from mars_dist.scales import Size
+from mars_dist.tokenizer import Tokenizer
+from mars_dist.weights import build_with, fingerprint, fit, read_weights
+
+SPECTROGRAM = SpectrogramConfig(num_samples=2000, n_fft=256, hop=125, cmx=Size(8, 4))
+TOKENIZER = TokenizerConfig(
+    patch=Size(4, 2), scales=(Size(1, 1), Size(3, 2)), codebook_size=16, code_width=6, width=16, depth=1, head_width=8
+)
+SMALL = AutoregressorConfig(width=16, depth=1, head_width=8)
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "tokenizer": lambda: Tokenizer(TOKENIZER, SPECTROGRAM),
+    "with a stem and SimVQ": lambda: Tokenizer(replace(TOKENIZER, stem=1, codebook_projection=True), SPECTROGRAM),
+    "autoregressor": lambda: Autoregressor(SMALL, TOKENIZER, {"pitch": 128}),
+    "rotary, with modulations shared": lambda: Autoregressor(
+        replace(SMALL, positions="rotary", modulation="shared"), TOKENIZER, {"pitch": 128}
+    ),
+    "classifier": lambda: Classifier(ClassifierConfig(frames=8, width=8, features=24), SPECTROGRAM),
+}
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_is_built_with_the_weights_of_a_file(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    trained = build()
+    save_file(trained.state_dict(), tmp_path / "it.safetensors")
+    loaded = build_with(build, tmp_path / "it.safetensors")
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    for kept in (nn.Module.named_parameters, nn.Module.named_buffers):
+        found, wanted = dict(kept(loaded)), dict(kept(trained))
+        assert found.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert torch.equal(found[name], tensor), name
+
+
+def test_what_is_loaded_is_float32_and_not_the_file_itself(tmp_path: Path) -> None:
+    path, build = tmp_path / "it.safetensors", NETWORKS["tokenizer"]
+    halves = {name: tensor.half() for name, tensor in build().state_dict().items()}
+    save_file(halves, path)
+    loaded = build_with(build, path)
+    whole = {name: tensor.float() for name, tensor in halves.items()}
+    save_file(whole, path)
+    as_read = build_with(build, path)
+    with path.open("r+b") as file:
+        file.seek(-1000, 2)
+        file.write(bytes(1000))
+    assert any(not torch.equal(tensor, whole[name]) for name, tensor in load_file(path).items())
+    for one in (loaded, as_read):
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in one.state_dict().items())
+        assert {tensor.dtype for tensor in one.state_dict().values()} == {torch.float32}
 
 
 def network() -> nn.Module:
