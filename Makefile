@@ -5,7 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
-# Else every process of the tests would compile the package anew.
+# Where it is set, every process of the tests would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## this list

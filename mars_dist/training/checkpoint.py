@@ -54,6 +54,10 @@ class Position:
     phase: int = 0
     """The phase of training that they are of."""
 
+    def best_of(self, phase: int) -> dict[str, float]:
+        """`best`, where anything has been validated in that phase."""
+        return self.best if self.phase == phase else {}
+
     def ended(self, config: TrainConfig) -> bool:
         """Whether all steps are done, or early stopping has lost patience."""
         return self.step >= config.steps or 0 < config.patience <= self.num_worse

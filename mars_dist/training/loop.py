@@ -91,7 +91,7 @@ def train(stage: Stage, run: Run) -> Position:
             if position.step % config.checkpoint_every == 0 or position.ended(config) or wish >= Wish.SAVE:
                 with journal.stalled(position.step):
                     write = partial(checkpoint.save, model, optimizer, average, stage.memory(), position)
-                    run.save(position.step, write, position.best)
+                    run.save(position.step, write, position.best_of(stage.phase(position.step)))
             step_done()
     return position
 
@@ -102,11 +102,16 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
     for group in optimizer.param_groups:
         group["lr"] = rate
     terms = backward(stage, batch, step, run.world_size)
-    whole_norm = sharding.whole(nn.utils.clip_grad_norm_(stage.model.parameters(), stage.optim.clip))
-    *figures, norm = torch.stack([*terms.values(), whole_norm]).tolist()  # one wait for a GPU instead of several
+    parameters = list(stage.model.parameters())
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total_norm = nn.utils.get_total_norm(gradients)
+    # One wait for a GPU instead of several.
+    *figures, norm = torch.stack([*terms.values(), sharding.whole(total_norm)]).tolist()
     values = dict(zip(terms, figures, strict=True))
     if not math.isfinite(norm):  # the norm is over all workers: all stop here, before the weights are touched
         raise TrainingFailed(f"{stage.name}: not finite at step {step}: {blame(stage, values, step, run)}")
+    if norm > stage.optim.clip:
+        nn.utils.clip_grads_with_norm_(parameters, stage.optim.clip, total_norm)
     optimizer.step()
     optimizer.zero_grad()
     return {"loss": sum(values.values())} | {f"loss/{name}": value for name, value in values.items()} | {"norm": norm}
