@@ -16,12 +16,13 @@ from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, OptimConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
+from mars_dist.discriminator import Discriminator
 from mars_dist.dryrun import META, Device, DryRun, Flops, Work, WorkCounter, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
 from mars_dist.precision import settled
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
-from mars_dist.training import sharding
+from mars_dist.training import muon, sharding
 from mars_dist.training.batches import rows_at_once
 from mars_dist.training.muon import orthogonal, stacks
 from mars_dist.training.optim import matrices_of, num_moments
@@ -38,11 +39,19 @@ class StageCost:
     num_parameters: int
     forward_flops: int
     """Of one sample. The autoregressor's is that of teacher forcing."""
+    optimizer_flops: int
+    """Of a step, whatever its batch: Muon's products, none with AdamW."""
+    adversary_flops: int = 0
+    """Of one sample, on average over all steps: an adversary takes part from a share of them on."""
 
     @property
     def training_flops(self) -> int:
-        """Of one sample: the backward pass takes two forward ones."""
+        """Of one sample, the network alone: the backward pass takes two forward ones."""
         return 3 * self.forward_flops
+
+    def step_flops(self, batch_size: int) -> int:
+        """Of a step of training, in all."""
+        return batch_size * (self.training_flops + self.adversary_flops) + self.optimizer_flops
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,31 @@ def cost_of(preset: Preset) -> PresetCost:
 def tokenizer_cost(config: TokenizerRunConfig) -> StageCost:
     model = build_tokenizer(config)
     x_BCHW = torch.empty(1, *config.spectrogram.picture_shape, device=META)
-    return StageCost(num_parameters(model), count_flops(lambda: model(x_BCHW)).total)
+    forward = count_flops(lambda: model(x_BCHW)).total
+    return StageCost(num_parameters(model), forward, muon_flops(model, config.optim), adversary_flops(config))
 
 
 def autoregressor_cost(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> StageCost:
-    parameters, forward = teacher_forcing(config, tokenizer)
-    return StageCost(parameters, forward.total)
+    cost, _ = teacher_forcing(config, tokenizer)
+    return cost
+
+
+def muon_flops(model: nn.Module, config: OptimConfig) -> int:
+    """Of a step, all workers together."""
+    return sum(muon.flops_of(matrix) for matrix in matrices_of(model, config))
+
+
+def adversary_flops(config: TokenizerRunConfig) -> int:
+    """Of one sample: what looking at a picture takes, ten times in each step in which the adversary takes part.
+
+    A made and a real picture are judged, its judgement is followed back to the picture twice, and it learns from both.
+    """
+    if not config.adversary.weight:
+        return 0
+    with META:
+        discriminator = Discriminator(config.adversary)
+    x_B1FN = demultiplex(torch.empty(1, *config.spectrogram.picture_shape, device=META), config.spectrogram.cmx)
+    return round(10 * count_flops(lambda: discriminator(x_B1FN)).total * (1 - config.adversary.start))
 
 
 def flops_of_seen_pairs(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> float:
@@ -112,11 +140,12 @@ def flops_of_seen_pairs(config: AutoregressorRunConfig, tokenizer: TokenizerConf
 
 
 @lru_cache(maxsize=64)
-def teacher_forcing(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> tuple[int, Flops]:
-    """The autoregressor's parameters, and the FLOPs of all tokens of a note at once."""
+def teacher_forcing(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> tuple[StageCost, Flops]:
+    """The autoregressor's cost, and the FLOPs of all tokens of a note at once."""
     model = build_autoregressor(config, tokenizer)
     inputs_BLC, nothing = teacher_inputs(tokenizer, 1), model.no_conditions(1)
-    return num_parameters(model), count_flops(lambda: model(inputs_BLC, nothing))
+    forward = count_flops(lambda: model(inputs_BLC, nothing))
+    return StageCost(num_parameters(model), forward.total, muon_flops(model, config.optim)), forward
 
 
 @dataclass(frozen=True)

@@ -290,5 +290,6 @@ def test_muon_keeps_less_and_its_products_are_shared(stage: str) -> None:
         of_width, of_length = (sum(2 * width**2 * n * width for n in sizes) for sizes in ((1,) * 4, (3, 1, 4, 4)))
         products = work_of(muon, workers, "cpu").total_flops - work_of(adamw, workers, "cpu").total_flops
         assert products == depth * 5 * (2 * of_length + of_width) / workers
+    assert getattr(cost_of(PRESETS["tiny"]), stage).optimizer_flops == depth * 5 * (2 * of_length + of_width)
     spared = memory_of(adamw, 1, "cpu").moments - memory_of(muon, 1, "cpu").moments
     assert spared == 4 * depth * 12 * width**2

@@ -6,7 +6,7 @@ sweep's own records: they outlast Ray, which forgets what its scheduler knew.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -79,7 +79,9 @@ def run_trials(study: Study, search: Search, records: Records, say: Say) -> None
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     forget(study.home)
-    proposals, behind = Proposals(search, records), set[str]()
+    behind = set[str]()
+    notes = Notes(study, records, behind, say)
+    proposals = Proposals(search, records, notes.lost)
     with told_by_sigterm() as stop, console(lambda line: None, Event(), lambda: "") as name:
         run = tune.with_parameters(run_trial, study=study, on_gpu=kind == "GPU", console_name=name)
         tuner = tune.Tuner(
@@ -97,7 +99,7 @@ def run_trials(study: Study, search: Search, records: Records, say: Say) -> None
                 verbose=0,
                 stop=StopAll(stop),
                 failure_config=tune.FailureConfig(max_failures=DRIVERS_LOST),
-                callbacks=[Notes(study, records, behind, say)],
+                callbacks=[notes],
             ),
         )
         tuner.fit()
@@ -223,16 +225,19 @@ class Reports(TuneReportCallback):
         if metrics[0]["seconds"] < self.latest:  # workers were lost, and those that came after count anew
             self.seconds += self.latest
         self.latest = metrics[0]["seconds"]
-        if metrics[0]["step"] >= self.stage.born:
+        # Saved before anything was validated, as when a machine is about to be taken away, it has no figures yet.
+        validated = metrics[0].keys() >= {figure for figure, _ in self.stage.figures.values()}
+        if metrics[0]["step"] >= self.stage.born and validated:
             super().after_report(run_context, [self.report_of(metrics[0])], None)
 
 
 class Proposals(Searcher):
     """The search, as Ray asks for it."""
 
-    def __init__(self, search: Search, records: Records) -> None:
+    def __init__(self, search: Search, records: Records, lost: Callable[[Record], None]) -> None:
+        """`lost` notes that a trial lost its driver once too often: Ray tells the search first."""
         super().__init__()
-        self.search, self.records, self.exhausted = search, records, False
+        self.search, self.records, self.lost, self.exhausted = search, records, lost, False
         self.begun: dict[str, Record] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -246,7 +251,7 @@ class Proposals(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         record = self.begun[trial_id]
         if error and not record.over:
-            record.status = "failed"
+            self.lost(record)
         self.search.tell(record)
 
     def save(self, checkpoint_path: str) -> None:
@@ -322,11 +327,8 @@ class Notes(tune.Callback):
             self.tell(record, f"{spent:.0%}{figure}{', stopped' if record.status == 'stopped' else ''}")
         self.records.save(record)
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Of the driver itself."""
-        record = self.records.begin(Trial(**trial.config))
-        if record.over:
-            return
+    def lost(self, record: Record) -> None:
+        """The trial's driver, once too often."""
         self.fail(record, "its driver was lost: there may be too little memory")
         self.records.save(record)
 

@@ -18,6 +18,8 @@ class Tried:
 
     choice: Choice
     records: Sequence[Record]
+    seeds: Sequence[int]
+    """From which the sweep tries it; it may lack some that were added."""
 
     @property
     def finished(self) -> list[Record]:
@@ -25,8 +27,8 @@ class Tried:
 
     @property
     def complete(self) -> bool:
-        """Whether every seed came to its end."""
-        return len(self.finished) == len(self.records)
+        """Whether it came to its end from every seed."""
+        return {record.trial.seed for record in self.finished} >= set(self.seeds)
 
     def values(self, metric: str) -> list[float]:
         return [record.score[metric] for record in self.finished]
@@ -47,7 +49,7 @@ class Tried:
 def rank(study: Study, records: Records) -> list[Tried]:
     """Best first: settings that came to their end from every seed, from some, from none, as far as these came.
 
-    Those of the second kind lost the seeds with which they were stopped: their means flatter them.
+    Those of the second kind lack the seeds with which they were stopped, or were not tried: their means flatter them.
     """
     by_place: dict[int, list[Record]] = {}
     for record in records:
@@ -59,7 +61,7 @@ def rank(study: Study, records: Records) -> list[Tried]:
             return 0 if tried.complete else 1, metric.sign * tried.mean(metric.name)
         return 2, -max(record.spent("flops") for record in tried.records), best_on_the_way(tried, metric.name)
 
-    return sorted((Tried(of[0].trial.choice, of) for of in by_place.values()), key=order)
+    return sorted((Tried(of[0].trial.choice, of, study.sweep.seeds) for of in by_place.values()), key=order)
 
 
 def best_on_the_way(tried: Tried, metric: str) -> float:
@@ -100,8 +102,9 @@ def score(tried: Tried, metric: str) -> str:
 
 
 def seeds(tried: Tried) -> str:
-    """`3`, `1, 2 stopped`, `1 failed`."""
-    others = [record.status for record in tried.records if record.status != "finished"]
+    """`3`, `1, 2 stopped`, `1 failed`, `1, 2 not tried`."""
+    others: list[str] = [record.status for record in tried.records if record.status != "finished"]
+    others += ["not tried"] * len(set(tried.seeds) - {record.trial.seed for record in tried.records})
     counts = [f"{others.count(status)} {status}" for status in dict.fromkeys(others)]
     return ", ".join([str(len(tried.finished)), *counts] if tried.finished else counts)
 

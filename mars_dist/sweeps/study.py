@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from math import log
+from math import inf, log
 from operator import itemgetter
+from statistics import median
 from typing import Any
 
 from mars_dist.addresses import Address, address
@@ -63,39 +64,45 @@ class Stage:
         """The first step after which figures mean what they will mean at the end: there is a codebook."""
         return self.plan.config.codebook.start_step if isinstance(self.plan.config, TokenizerRunConfig) else 0
 
+    @property
+    def decides(self) -> str | None:
+        """The figure of validation of which the best weights have the least; None: the newest are the best."""
+        if isinstance(self.config, AutoregressorRunConfig):
+            return "loss"
+        return None if self.config.adversary.weight else "mse"
+
     def lasting(self, steps: int) -> "Stage":
         return replace(self, plan=replace(self.plan, config=lasting(self.config, steps, self.config.train.seed)))
 
     def measured(self, after: int) -> Iterator[dict[str, float]]:
-        """What its run has noted beyond a step: `step`, `seconds` since that one, and what the best weights have.
-
-        As in the run itself the first of `figures` decides which are the best.
-        """
+        """What its run has noted beyond a step: `step`, `seconds` since that one, and what the best weights have."""
         if METRICS not in Folder.open(self.plan.folder).list():
             return
         lines = [line for kind in ("train", "valid") for line in read_metrics(self.plan.folder, kind)]
         figures = [figure for figure, _ in self.figures.values()]
-        best, seconds, last = dict[str, float](), 0.0, after
+        best, least, seconds, last = dict[str, float](), inf, 0.0, after
         for line in sorted(lines, key=itemgetter("step")):
             step = int(line["step"])
             if "step_seconds" in line:  # that of all steps since the line before
                 seconds += max(step - last, 0) * line["step_seconds"]
                 last = max(step, last)
             elif step >= self.born:
-                if not best or line[figures[0]] < best[figures[0]]:
+                if self.decides is None or line[self.decides] < least:
                     best = {figure: line[figure] for figure in figures}
+                    least = line[self.decides] if self.decides else inf
                 if step > after:
                     yield {"step": step, "seconds": seconds} | best
 
     def pace(self) -> Plan:
-        """A short training that tells how long a step takes."""
-        folder = Folder.open(self.plan.folder).sub(PACE)
-        return replace(self.lasting(PACE_STEPS).plan, folder=address(folder.name))
+        """A short training that tells how long a step takes, alone: nothing is validated or saved before its end."""
+        config, folder = self.lasting(PACE_STEPS).config, Folder.open(self.plan.folder).sub(PACE)
+        train = replace(config.train, log_every=1, validate_every=PACE_STEPS, checkpoint_every=PACE_STEPS)
+        return replace(self.plan, config=replace(config, train=train), folder=address(folder.name))
 
     def in_seconds(self, seconds: float) -> "Stage":
-        """With as many steps as take so long, by the short training. Raises ValueError for too few."""
-        [*_, last] = read_metrics(self.pace().folder, "train")
-        return self.lasting(int(seconds * self.share / last["step_seconds"]))
+        """With as many steps as take so long, by the short training's later half. Raises ValueError for too few."""
+        of_steps = [line["step_seconds"] for line in read_metrics(self.pace().folder, "train")]
+        return self.lasting(int(seconds * self.share / median(of_steps[PACE_STEPS // 2 :])))
 
     @property
     def config(self) -> Run:
@@ -212,7 +219,7 @@ class Study:
         if self.sweep.kind != "tokenizer":
             of = autoregressor_cost(preset.autoregressor, preset.tokenizer.tokenizer)
             costs.append((preset.autoregressor, of))
-        return [(run, float(of.training_flops * run.train.batch_size)) for run, of in costs]
+        return [(run, float(of.step_flops(run.train.batch_size))) for run, of in costs]
 
     def stages(self, trial: Trial) -> list[Stage]:
         """What the trial trains, one after the other; with a budget of seconds, as if its steps were the preset's.

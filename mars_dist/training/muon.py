@@ -75,6 +75,12 @@ def stacks(matrices: Iterable[nn.Parameter], workers: int) -> Iterator[list[nn.P
             yield alike[start : start + num]
 
 
+def flops_of(matrix: Tensor) -> int:
+    """What the products of `orthogonal` take of one matrix."""
+    short, long = sorted(matrix.shape)
+    return ITERATIONS * (4 * short**2 * long + 2 * short**3)
+
+
 def orthogonal(x_NRC: Tensor) -> Tensor:
     """About the nearest matrices whose rows, or columns where these are fewer, are orthogonal and of length 1."""
     tall = x_NRC.shape[1] > x_NRC.shape[2]

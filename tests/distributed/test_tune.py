@@ -15,7 +15,9 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray.tune.integration.ray_train import TuneReportCallback
 
+from mars_dist.distributed import tune
 from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
 from mars_dist.evaluation.judges import Judges
 from mars_dist.page import EvaluationPlan, evaluate_folders
@@ -26,10 +28,10 @@ from mars_dist.storage import Folder
 from mars_dist.sweeps import Sweep, choices
 from mars_dist.sweeps.conclude import conclude
 from mars_dist.sweeps.metrics import known
-from mars_dist.sweeps.records import RECORD, Records
+from mars_dist.sweeps.records import RECORD, Record, Records
 from mars_dist.sweeps.results import rank
 from mars_dist.sweeps.search import make_search
-from mars_dist.sweeps.study import Study
+from mars_dist.sweeps.study import Study, Trial
 from mars_dist.training.journal import read_metrics
 
 from .kills import require_all_cpus_free
@@ -165,7 +167,12 @@ def test_both_stages_in_a_row_with_all_that_is_kept_in_a_bucket(study: Callable[
 
 
 @pytest.mark.cluster
-def test_a_trial_whose_driver_is_lost_goes_on_with_another(study: Callable[..., Study]) -> None:
+@pytest.mark.parametrize("may_be_lost", [3, 0])
+def test_a_trial_whose_driver_is_lost_goes_on_with_another(
+    may_be_lost: int, study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it was once too often: then the sweep goes on without it, and says so."""
+    monkeypatch.setattr(tune, "DRIVERS_LOST", may_be_lost)
     of = study(space={"rate": choices(RATE, 2e-3)}, stop_early=False)
     of = replace(of, sweep=replace(of.sweep, settings=SETTINGS | {"tokenizer.train.steps": 90}))
     killed: list[str] = []
@@ -183,8 +190,42 @@ def test_a_trial_whose_driver_is_lost_goes_on_with_another(study: Callable[..., 
     [record], lines = run(of)
     killer.join()
     steps = [report["step"] for report in record.reports]
-    assert record.status == "finished" and steps == list(range(10, 91, 10)), (killed, lines)
+    if may_be_lost:
+        assert record.status == "finished" and steps == list(range(10, 91, 10)), (killed, lines)
+    else:
+        assert record.status == "failed" and record.error.startswith("its driver was lost"), (killed, lines)
+        assert lines[-1].endswith(f"failed: {record.error}")
+        assert make_search(None, of, None, Records(of)).ended, "it is not run again"
     require_all_cpus_free()
+
+
+def test_a_trial_that_has_lost_its_last_driver_is_noted_with_the_reason(study: Callable[..., Study]) -> None:
+    """As Ray tells of it: the search first."""
+    of, lines = study(space={"rate": choices(RATE, 2e-3)}), list[str]()
+    records = Records(of)
+    notes = tune.Notes(of, records, set(), lines.append)
+    proposals = tune.Proposals(make_search(None, of, None, records), records, notes.lost)
+    proposals.suggest("a")
+    proposals.on_trial_complete("a", error=True)
+    [kept] = Records(of)
+    assert kept.status == "failed" and kept.error.startswith("its driver was lost")
+    assert [line.partition(") ")[2] for line in lines] == [f"failed: {kept.error}"]
+
+
+def test_a_checkpoint_before_any_validation_is_no_report(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one is saved when a machine is about to be taken away."""
+    of, told = study(space={"rate": choices(RATE, 2e-3)}), list[dict[str, float]]()
+    monkeypatch.setattr(TuneReportCallback, "__init__", lambda self: None)  # it wants to be in a trial
+    monkeypatch.setattr(TuneReportCallback, "after_report", lambda self, run, metrics, saved: told.extend(metrics))
+    [stage] = of.stages(Trial(0, of.sweep.grid()[0], 0))
+    reports = tune.Reports(0, stage, 0.0, Record(Trial(0, of.sweep.grid()[0], 0)))
+    figures = {"mse": 2.0, "mae": 1.0}
+    for step, known_then in ((stage.born - 1, figures), (stage.born + 1, {}), (stage.born + 2, figures)):
+        reports.after_report(None, [{"step": step, "seconds": float(step)} | known_then])
+    [report] = told
+    assert report["step"] == stage.born + 2 and report["mse_reconstruction"] == 2.0
 
 
 def is_driver(process: psutil.Process) -> bool:

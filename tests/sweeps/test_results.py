@@ -38,6 +38,21 @@ def test_settings_that_came_to_their_end_from_every_seed_come_first(study: Study
     assert ranked[0].mean("mse_reconstruction") == 2.25 and ranked[0].spread("mse_reconstruction") == 0.25
 
 
+def test_a_setting_that_lacks_an_added_seed_is_no_rival_of_those_that_have_it(
+    study: Study, with_sweep: Callable[..., Study], ended: Ended
+) -> None:
+    records = Records(study)
+    for trial in study.trials(enumerate(draw(study, 2))):
+        if (trial.place, trial.seed) != (1, 1):
+            ended(records, trial, score=0.9 + 0.2 * trial.seed if trial.place == 0 else 0.95)
+    first, second = rank(study, records)
+    assert first.complete and not second.complete
+    assert (first.mean("mse_reconstruction"), second.mean("mse_reconstruction")) == (1.0, 0.95)
+    assert conclude(study, records, print).splitlines()[-1].split(" | ")[3] == "1, 1 not tried"
+    one_seed = with_sweep(seeds=(0,))
+    assert [tried.complete for tried in rank(one_seed, records)] == [True, True]
+
+
 def test_the_table_has_means_spreads_fates_and_costs(study: Study, records: Records) -> None:
     lines = conclude(study, records, print).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -12,7 +13,7 @@ from mars_dist.config import TokenizerRunConfig
 from mars_dist.sweeps import Sweep, choices
 from mars_dist.sweeps.records import Records
 from mars_dist.sweeps.search import draw, make_search
-from mars_dist.sweeps.study import PACE_STEPS, REPORTS, Study, Trial
+from mars_dist.sweeps.study import PACE_STEPS, REPORTS, Stage, Study, Trial
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
@@ -51,9 +52,11 @@ def test_a_budget_of_seconds_becomes_steps_by_a_short_training(
     pace = stage.pace()
     assert pace.config.train.steps == PACE_STEPS and pace.folder != stage.plan.folder
     train_here(pace)
-    [*_, last] = read_metrics(Path(pace.folder), "train")
+    lines = read_metrics(Path(pace.folder), "train")
+    assert len(lines) == PACE_STEPS
+    assert [line["step"] for line in read_metrics(Path(pace.folder), "valid")] == [PACE_STEPS], "no step is disturbed"
     in_all = stage.in_seconds(20.0).config.train.steps
-    assert in_all == int(20.0 / last["step_seconds"]) > 20
+    assert in_all == int(20.0 / median(line["step_seconds"] for line in lines[PACE_STEPS // 2 :])) > 20
     with pytest.raises(ValueError, match=r"the budget of a trial is 0 steps, at least 9 are needed"):
         stage.in_seconds(1e-6)
 
@@ -74,6 +77,46 @@ def test_what_a_training_has_noted_beyond_a_step(study: Study) -> None:
     assert second == {"step": born + 11, "seconds": (born + 10) * 0.5, "mse": 2.0, "mae": 3.0}
     assert third == second | {"step": born + 21, "seconds": (born + 20) * 0.5}, "the best weights are those before"
     assert list(stage.measured(born + 10)) == [second | {"seconds": 0.0}, third | {"seconds": 5.0}]
+
+
+def test_the_best_weights_of_what_was_noted_are_those_of_the_run(
+    study: Study, with_sweep: WithSweep, short_pictures: str, tmp_path: Path
+) -> None:
+    """An autoregressor's have the least loss, whatever its cross-entropy; with an adversary they are the newest."""
+    against = with_sweep(settings=study.sweep.settings | {"tokenizer.adversary.weight": 0.3})
+    [tokenizer] = against.stages(Trial(0, study.sweep.grid()[0], 0))
+    both = Sweep("both", {"codes": choices("tokenizer.tokenizer.codebook_size", 512, 1024)})
+    _, autoregressor = Study(both, short_pictures, tmp_path / "both").stages(Trial(0, {"codes": "512"}, 0))
+
+    def found(stage: Stage, name: str, *lines: dict[str, float]) -> list[float]:
+        path = Path(stage.plan.folder) / "metrics.jsonl"
+        path.parent.mkdir(parents=True)
+        steps = range(stage.born + 10, stage.born + 40, 10)
+        noted = [{"kind": "valid", "step": step} | line for step, line in zip(steps, lines, strict=True)]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in noted))
+        return [figures[name] for figures in stage.measured(0)]
+
+    errors = ({"mse": 2.0, "mae": 2.0}, {"mse": 4.0, "mae": 4.0}, {"mse": 3.0, "mae": 3.0})
+    assert found(tokenizer, "mse", *errors) == [2.0, 4.0, 3.0]
+    nats = [{"loss": loss, "cross_entropy": nat} for loss, nat in ((2.0, 2.5), (1.5, 2.6), (1.6, 2.4))]
+    assert found(autoregressor, "cross_entropy", *nats) == [2.5, 2.6, 2.6]
+
+
+def test_the_optimizer_and_the_adversary_count(study: Study, with_sweep: WithSweep) -> None:
+    """At equal cost who has them makes fewer steps, and the fewer the smaller its batch."""
+    choice = study.sweep.grid()[1]
+
+    def step_flops(**settings: object) -> float:
+        named = {f"tokenizer.{name.replace('__', '.')}": value for name, value in settings.items()}
+        [stage] = with_sweep(settings=study.sweep.settings | named).stages(Trial(0, choice, 0))
+        return stage.flops_per_step
+
+    plain, muon = (step_flops(optim__optimizer=name) for name in ("adamw", "muon"))
+    assert muon > 1.1 * plain
+    assert step_flops(train__batch_size=8) == pytest.approx(2 * plain)
+    assert step_flops(optim__optimizer="muon", train__batch_size=8) - muon == pytest.approx(plain)
+    early, late = (step_flops(adversary__weight=0.3, adversary__start=start) for start in (0.0, 0.5))
+    assert early - plain == pytest.approx(2 * (late - plain)) and early > 1.1 * plain
 
 
 def test_both_stages_share_a_budget_as_the_presets_do(short_pictures: str, tmp_path: Path) -> None:

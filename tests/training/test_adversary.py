@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mars_dist.config import AdversaryConfig
+from mars_dist.dryrun import WorkCounter
 from mars_dist.training.adversary import Adversary
 from mars_dist.training.run import LocalRun
 
@@ -32,6 +33,17 @@ def test_the_tokenizers_loss_does_not_teach_it(adversary: Adversary) -> None:
     adversary.terms(y_B1FN, torch.randn(2, 1, 64, 32), y_B1FN.square().mean())["adversary"].backward()
     assert y_B1FN.grad is not None and y_B1FN.grad.any()
     assert all(parameter.grad is None for parameter in adversary.parameters.values())
+
+
+def test_a_step_takes_ten_times_what_looking_at_a_picture_takes(adversary: Adversary) -> None:
+    """As sweeps count it; that it follows nothing back to the pictures that it learns from spares a little."""
+    x_B1FN, y_B1FN = torch.randn(2, 1, 128, 64), torch.randn(2, 1, 128, 64, requires_grad=True)
+    with WorkCounter() as look, torch.no_grad():
+        adversary.discriminator(x_B1FN)
+    with WorkCounter() as step:
+        adversary.terms(y_B1FN, x_B1FN, y_B1FN.square().mean())["adversary"].backward()
+        adversary.learn(1e-3, 2)
+    assert step.work.total_flops == pytest.approx(10 * look.work.total_flops, rel=0.1)
 
 
 def test_it_learns_to_tell_blurred_pictures(adversary: Adversary) -> None:
