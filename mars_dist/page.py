@@ -9,7 +9,7 @@ from typing import Any
 
 from mars_dist.addresses import Address
 from mars_dist.dataset import DatasetInfo
-from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate_all, splits_of
+from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate_all, newness_of, splits_of
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import Version, is_tokenizer, kinds_of, line_of, model_of, tokenizer_of
@@ -104,7 +104,7 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
         description=[
             f"{' and '.join(map(last_part, runs.values()))}, heard and measured on notes that training never had.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {phase}.",
-            "valid: (instrument, pitch) pairs that training never had. test: instruments that training never had.",
+            *(f"{one.split}: {newness_of(plan.data, one.split)} that training never had." for one in evaluations),
         ],
         sample_rate=info.spectrogram.sample_rate,
         notice=info.notice,
@@ -249,16 +249,20 @@ def facts(tokenizer: Tokenizer, stages: Mapping[str, Path]) -> dict[str, str]:
     """What a run is made of, and how long each stage was trained."""
     schedule = tokenizer.config.schedule
     return {"Scales": f"{' '.join(map(str, schedule.sizes))}: {schedule.num_tokens} tokens"} | {
-        stage.capitalize(): f"{num_parameters(where) / 1e6:.2f} M parameters; "
-        f"{training(read_json(where / CONFIG)['run'], read_json(where / BEST))}"
+        stage.capitalize(): f"{num_parameters(where) / 1e6:.2f} M parameters; {training(where)}"
         for stage, where in stages.items()
     }
 
 
-def training(run: Mapping[str, Any], best: Mapping[str, float]) -> str:
+def training(folder: Path) -> str:
+    """How long it was, as far as it is noted, and what came of it."""
+    train, best = read_json(folder / CONFIG)["run"]["train"], read_json(folder / BEST)
+    noted = read_metrics(folder, "valid") if (folder / METRICS).exists() else []
+    done = int(noted[-1]["step"]) if noted else train["steps"]
+    steps = f"{done:,} steps" if done == train["steps"] else f"{done:,} of {train['steps']:,} steps"
     figure = next(name for name in ("cross_entropy", "mse") if name in best)
     return (
-        f"{run['train']['steps']:,} steps of {run['train']['batch_size']} notes, the best at step {best['step']:,}: "
+        f"{steps} of {train['batch_size']} notes, the best at step {best['step']:,}: "
         f"{figure.replace('_', ' ')} {best[figure]:.4g} on held-out notes"
     )
 

@@ -101,6 +101,18 @@ def splits_of(data: str, asked: Asked) -> Mapping[str, int]:
     return asked
 
 
+def newness_of(data: str, split: str) -> str:
+    """What of a split's notes the data set's training notes are without: instruments, else pairs, else they alone."""
+    held_out = Rows(data, split)
+    if not held_out.info.counts.get("train"):
+        return "notes"
+    own, training = (rows.read(["instrument_str", "pitch"]) for rows in (held_out, Rows(data, "train")))
+    if not set(own["instrument_str"]) & set(training["instrument_str"]):
+        return "instruments"
+    pairs, trained = (set(zip(some["instrument_str"], some["pitch"], strict=True)) for some in (own, training))
+    return "notes" if pairs & trained else "(instrument, pitch) pairs"
+
+
 @dataclass(frozen=True)
 class Part:
     """Some of the notes that are measured: a piece of work."""

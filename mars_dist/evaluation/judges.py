@@ -82,7 +82,7 @@ def describe_classifier(folder: Address) -> str:
     told = f"{accuracies(figures)} of {figures['notes']:,.0f} held-out notes right"
     if "test/notes" in figures:
         unseen = {name.removeprefix("test/"): value for name, value in figures.items()}
-        told += f", {accuracies(unseen)} of {unseen['notes']:,.0f} notes of instruments that it never heard"
+        told += f", {accuracies(unseen)} of {unseen['notes']:,.0f} notes of the test split"
     return f"Classifier {model_fingerprint(folder)[:12]}: {told}."
 
 

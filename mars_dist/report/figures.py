@@ -8,7 +8,12 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mars_dist.metrics.summary import Estimate
-from mars_dist.report.parts import Curve, Model, Report
+from mars_dist.report.parts import Curve, Model, Report, ScaleUse
+
+FORETOLD = (
+    " The cross-entropy is how badly the transformer foretells a code of the scale on notes that it was not trained "
+    "on, in nats: the smaller, the better; a scale at which it is high is where samples go wrong."
+)
 
 
 def measures(report: Report) -> str:
@@ -63,23 +68,28 @@ def explain_lines(report: Report, used: list[str]) -> str:
 
 def codebook(model: Model) -> str:
     """Each scale's use of the codebook."""
+    foretold = any(use.cross_entropy is not None for use in model.codebook)
+    head = '<th scope="col">Cross-entropy</th>' if foretold else ""
+
+    def nats(use: ScaleUse) -> str:
+        text = "" if use.cross_entropy is None else f"{use.cross_entropy:.2f}"
+        return f"<td>{text}</td>" if foretold else ""
+
     rows = "".join(
         f'<tr><th scope="row">{escape(use.scale)}</th>'
         f'<td><meter min="0" max="1" value="{use.usage:.4f}" aria-hidden="true"></meter>'
         f" {100 * use.usage:.1f}&#8239;%</td>"
-        f"<td>{use.perplexity:.1f}</td>"
-        f"<td>{'' if use.cross_entropy is None else f'{use.cross_entropy:.2f}'}</td></tr>"
+        f"<td>{use.perplexity:.1f}</td>{nats(use)}</tr>"
         for use in model.codebook
     )
     return (
         f"<p>A note is written as codes out of a book of {model.codebook_size}, on grids from coarse to fine. "
         "Codes in use are a share of all that could occur: of the book, or of the codes counted where these are fewer. "
         "Perplexity says as how many equally frequent codes that counts. A scale that uses a handful of codes has "
-        "collapsed. The cross-entropy is how badly the transformer foretells a code of the scale on notes that it was "
-        "not trained on, in nats: the smaller, the better; a scale at which it is high is where samples go wrong.</p>"
+        f"collapsed.{FORETOLD if foretold else ''}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Codebook"><table class="narrow"><thead><tr>'
         '<th scope="col">Scale</th><th scope="col">Codes in use</th><th scope="col">Perplexity</th>'
-        '<th scope="col">Cross-entropy</th></tr></thead>'
+        f"{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -91,11 +101,12 @@ def paragraphs(texts: Any) -> str:
 def curve_figure(curve: Curve) -> str:
     """Axes, a line a series, and a legend. Values that span more than a factor of 20 get a logarithmic axis."""
     left, right, top, bottom = 58, 468, 10, 206
-    steps = np.concatenate([np.asarray(x, dtype=float) for x, _ in curve.series.values()])
-    values = np.concatenate([np.asarray(y, dtype=float) for _, y in curve.series.values()])
-    values = values[np.isfinite(values)]
-    if not values.size:
+    all_series = {name: xy for name, xy in curve.series.items() if np.isfinite(np.asarray(xy[1], float)).any()}
+    if not all_series:
         return ""
+    steps = np.concatenate([np.asarray(x, dtype=float) for x, _ in all_series.values()])
+    values = np.concatenate([np.asarray(y, dtype=float) for _, y in all_series.values()])
+    values = values[np.isfinite(values)]
     logarithmic = values.min() > 0 and values.max() > 20 * values.min()
     scale = np.log10 if logarithmic else np.asarray
     y_low, y_high = scale(values.min()), scale(values.max())
@@ -119,7 +130,7 @@ def curve_figure(curve: Curve) -> str:
         if steps.min() <= tick <= steps.max()
     )
     polylines, legend = "", ""
-    for i, (name, (series_steps, series_values)) in enumerate(curve.series.items()):
+    for i, (name, (series_steps, series_values)) in enumerate(all_series.items()):
         points = zip(x_of(np.asarray(series_steps, float)), y_of(np.asarray(series_values, float)), strict=True)
         text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if math.isfinite(y))
         style = f"series-{i % 5}{' dashed' if i >= 5 else ''}"

@@ -18,9 +18,11 @@ def ladders(report: Report, codec: Codec, num_notes: int) -> str:
     shown = report.ladders[:num_notes]
     rungs = [rung for ladder in shown for rung in ladder.rungs]
     left_out = len(report.ladders) - len(shown)
+    by_model = ", model after model" if len(report.models) > 1 else ""
+    new = "; a sample is new, made to the same order" if any(rung.line.startswith("sample") for rung in rungs) else ""
     return (
-        "<p>Each row is one note. From left to right one more part of the system has had its hands on it; "
-        "the last is new, made to the same order. Where it stops sounding right is where to look. "
+        f"<p>Each row is one note. From left to right{by_model} one more part of the system has had its hands on "
+        f"it{new}. Where it stops sounding right is where to look. "
         "On a keyboard, <kbd>J</kbd> and <kbd>K</kbd> go to the next and to the previous note, <kbd>1</kbd> to "
         "<kbd>9</kbd> play its versions, and <kbd>0</kbd> stops.</p>"
         + explain_lines(report, [rung.line for rung in rungs])

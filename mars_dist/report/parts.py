@@ -29,7 +29,10 @@ LINES = {
         "The note squeezed by the tokenizer into a short list of codes and unpacked again: about the "
         "best that a sample made of such codes can be.",
     ),
-    "sample": ("Sample", "A new note that the model made up, given only the pitch and the kind of instrument."),
+    "sample": (
+        "Sample",
+        "A new note that the model made up, told of the original only what it can be asked for, such as its pitch.",
+    ),
     "nearest_training_note": (
         "Nearest training note",
         "The training note most like each sample, turned into sound as the sample is: "

@@ -114,7 +114,7 @@ class ClassifierStage:
         return figures["cross_entropy"] < best["cross_entropy"]
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
-        """Write the folder, with what the classifier is worth on instruments that it never heard."""
+        """Write the folder, with what the classifier is worth on the test split, of other instruments."""
         num_notes = self.held_out.num_evenly(self.train.validation_rows, self.run.world_size)
         metrics = {"step": step, "notes": num_notes} | figures
         if self.unseen:

@@ -15,12 +15,13 @@ from mars_dist.addresses import Address
 from mars_dist.codes import tokenizer_of as load_tokenizer_once
 from mars_dist.dataset import DatasetInfo, Shard, write_shard
 from mars_dist.evaluation import nearest
-from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, evaluate_all, splits_of
-from mars_dist.evaluation.grid import places_of, sample_grid
+from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, evaluate_all, newness_of, splits_of
+from mars_dist.evaluation.grid import places_of, sample_grid, velocity_of
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import lines_of, model_of
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
 from mars_dist.evaluation.work import Progress
+from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT
 from mars_dist.progress import silent
 from mars_dist.rows import Rows
@@ -63,6 +64,26 @@ def test_held_out_splits_that_there_are(short_pictures: str, tmp_path: Path) -> 
         splits_of(only("train", "valid"), {"valid": 7, "test": 7})
     with pytest.raises(ValueError, match="holds no split 'valid', it has train, test: name one of these"):
         splits_of(only("train", "test"), 7)
+
+
+def test_what_is_new_of_held_out_notes_is_found_in_the_data(short_pictures: str, tmp_path: Path) -> None:
+    """There each pitch has an instrument of its own."""
+    info = DatasetInfo.load(Folder.open(short_pictures))
+    columns = Rows(short_pictures, "train").read(["instrument_str", "pitch"])
+
+    def newness(pitch_up: int, **training: bool) -> str:
+        folder = Folder.open(tmp_path / f"{pitch_up}_{len(training)}")
+        held_out = columns | {"pitch": columns["pitch"] + pitch_up}
+        splits = {"valid": held_out} | ({"train": columns} if training else {})
+        for split, rows in splits.items():
+            write_shard(folder, f"{split}.parquet", rows, {})
+        shards = tuple(Shard(f"{split}.parquet", split, len(columns["pitch"])) for split in splits)
+        replace(info, shards=shards).save(folder)
+        return newness_of(folder.name, "valid")
+
+    assert newness_of(short_pictures, "valid") == newness_of(short_pictures, "test") == "instruments"
+    assert newness(20, there=True) == "(instrument, pitch) pairs"
+    assert newness(0, there=True) == newness(0) == "notes"
 
 
 def test_every_measure_has_its_lines_and_words(evaluation: Evaluation) -> None:
@@ -246,6 +267,19 @@ def test_the_grid_has_what_training_had(task: Task) -> None:
     assert all(version.wave_BT.shape == (1, 2000) for version in made.values())
     again = sample_grid(task, task.runs[""], backwards)
     assert all(torch.equal(made[place].wave_BT, again[place].wave_BT) for place in places)
+
+
+def test_the_grid_asks_for_nothing_that_training_never_had() -> None:
+    """Sampled every fourth semitone, at other levels than the usual one."""
+    pitches = torch.arange(36, 85, 4)
+    notes = {"family": torch.zeros_like(pitches), "pitch": pitches, "velocity": torch.arange(len(pitches)) % 2}
+    few = Histogram.of(notes)
+    assert places_of(few)[1] == [36, 44, 56, 64, 76, 84] and len(places_of(few)[2]) == 6
+    assert velocity_of(few) == 50
+    assert velocity_of(Histogram.of(notes | {"velocity": torch.full_like(pitches, 4)})) == 127
+    assert velocity_of(Histogram.of(notes | {"velocity": pitches % 5})) == 100
+    one = Histogram.of({name: values[:1] for name, values in notes.items()})
+    assert places_of(one)[1] == [36]
 
 
 def test_rows_are_spread_evenly_and_those_shown_come_first() -> None:

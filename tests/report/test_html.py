@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -212,6 +213,12 @@ def test_a_curve_without_a_value_is_left_out(series: dict[str, tuple[list[float]
     assert not Page(render(Report("t", [], RATE, models=[model]))).all("svg")
 
 
+def test_a_training_that_ended_before_its_first_line_has_the_other_curve() -> None:
+    series = {"train": ([], []), "valid": ([50.0], [2.0])}
+    text = render(Report("t", [], RATE, models=[Model("m", {}, [Curve("Loss", "step", series)])]))
+    assert len(Page(text).all("polyline")) == 1 and "valid <b>2</b>" in text
+
+
 def test_empty_parts_are_left_out() -> None:
     bare = Page(render(Report("t", [], RATE)))
     assert not bare.all("section")
@@ -229,6 +236,16 @@ def test_a_scale_shows_its_codes_and_how_well_they_are_foretold(full: Report) ->
     text = render(full)
     assert "25.0&#8239;%</td><td>12.3</td><td></td>" in text
     assert "100.0&#8239;%</td><td>801.5</td><td>2.35</td>" in text
+
+
+def test_a_tokenizer_alone_foretells_nothing_and_makes_nothing_new(full: Report) -> None:
+    ladder = Ladder("note", {}, [rung(line, i) for i, line in enumerate(LADDER[:3])])
+    alone = replace(full.models[0], codebook=[ScaleUse("1x1", 0.25, 12.3)])
+    text = render(Report("t", [], RATE, ladders=[ladder], models=[alone]))
+    assert "hands on it. Where" in text and "12.3</td></tr>" in text and "ross-entropy" not in text
+    told = render(full)
+    assert "hands on it; a sample is new, made to the same order. Where" in told and "Cross-entropy</th>" in told
+    assert "left to right, model after model one more" in render(replace(full, models=2 * full.models))
 
 
 def test_two_models_are_told_apart(full: Report) -> None:
