@@ -18,6 +18,7 @@ import ray
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from mars_dist.distributed import tune
+from mars_dist.distributed.orphans import free_orphans
 from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
 from mars_dist.evaluation.judges import Judges
 from mars_dist.page import EvaluationPlan, evaluate_folders
@@ -196,6 +197,7 @@ def test_a_trial_whose_driver_is_lost_goes_on_with_another(
         assert record.status == "failed" and record.error.startswith("its driver was lost"), (killed, lines)
         assert lines[-1].endswith(f"failed: {record.error}")
         assert make_search(None, of, None, Records(of)).ended, "it is not run again"
+        free_orphans()  # as the next training does
     require_all_cpus_free()
 
 
