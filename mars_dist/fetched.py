@@ -4,9 +4,10 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from time import time
 
@@ -27,7 +28,8 @@ def on_disk(folder: Address) -> Path:
 
     There is a copy for each state of the weights in S3; the other files in it are brought up to date at each call. New
     weights drop the copies of earlier ones that nobody has asked for in an hour; what stays is left to the machine's
-    own clearing of its temporary folder. Raises ValueError where S3 cannot be read.
+    own clearing of its temporary folder. Raises ValueError where S3 cannot be read, or the place for copies is not the
+    user's alone.
     """
     home = Folder.open(folder)
     if not isinstance(home, S3Folder):
@@ -59,9 +61,16 @@ def _copy(home: S3Folder, files: Mapping[PurePosixPath, fs.FileInfo]) -> Path:
 
 
 def _copies() -> Path:
-    """Those of all models: the user's own."""
+    """Those of all models: the user's own. Raises ValueError where another user may have had a hand in it."""
     folder = Path(tempfile.gettempdir()) / f"mars-models-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ValueError(
+            f"{folder}: is {stat.filemode(found.st_mode)} of user {found.st_uid}, not a folder of your own that is "
+            "closed to others (drwx------): delete it, or set TMPDIR to another folder"
+        )
     return folder
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,51 @@ def test_new_weights_drop_copies_that_nobody_has_asked_for_in_an_hour(model: Fol
     model.write("model.safetensors", WEIGHTS[2:])
     third = on_disk(model.name)
     assert copies(temporary) == {folder / part for folder in (second, third) for part in ("", "tokenizer")}
+
+
+def open_to_all(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def open_to_readers(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o750)
+
+
+def a_link(folder: Path) -> None:
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+
+
+def a_link_to_nothing(folder: Path) -> None:
+    folder.symlink_to("nothing")
+
+
+def a_file(folder: Path) -> None:
+    folder.touch(mode=0o600)
+
+
+def of_another_user(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    os.chown(folder, os.getuid() + 1, -1)
+
+
+by_root = pytest.mark.skipif(os.getuid() != 0, reason="only root makes a folder of another user")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [open_to_all, open_to_readers, a_link, a_link_to_nothing, a_file, pytest.param(of_another_user, marks=by_root)],
+)
+def test_a_place_for_copies_that_others_may_have_made_is_refused(
+    made: Callable[[Path], None], model: Folder, temporary: Path
+) -> None:
+    """Its name can be foreseen, and everybody writes to a machine's temporary folder."""
+    folder = temporary / f"mars-models-{os.getuid()}"
+    made(folder)
+    before = set(temporary.rglob("*"))
+    with pytest.raises(ValueError, match=rf"{folder}: is \S+ of user \d+, not a folder .* or set TMPDIR to another"):
+        on_disk(model.name)
+    assert set(temporary.rglob("*")) == before
