@@ -10,6 +10,7 @@ lines of its module were reached.
 
 import io
 import json
+import os
 import random
 import signal
 import sys
@@ -99,7 +100,8 @@ def data_readers(folder: Path) -> dict[str, Reader]:
 
     def read_dataset(content: bytes) -> None:
         (folder / MANIFEST).write_bytes(content)
-        DatasetInfo.load(here)
+        for shard in DatasetInfo.load(here).shards:
+            assert Path(os.path.normpath(here.at(shard.name))).parent == folder
 
     return {
         "wav, strictly": Reader(lambda content: audio.read_note(content, 16_000, 400), wavs(), audio.__file__),

@@ -44,6 +44,14 @@ class Shard:
     fingerprint: str = ""
     """Of what it was made from, and how; the shard's own metadata says the same."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name that may lead out of the folder: a dataset.json may be a stranger's."""
+        if not self.name or self.name.startswith(".") or set(self.name) & set("/\\\0"):
+            raise ValueError(
+                f"shard {self.name!r}: is no plain name of a file in the data set's folder: give one without "
+                "/, \\ and NUL that does not begin with a dot"
+            )
+
 
 @dataclass(frozen=True)
 class Rejected:

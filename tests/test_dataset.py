@@ -180,6 +180,7 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
         (lambda folder: (folder / MANIFEST).write_text("[]"), "damaged"),
         (edit(lambda values: values.pop("shards")), "damaged.*shards"),
         (edit(lambda values: values["shards"][0].pop("rows")), "damaged.*rows"),
+        (edit(lambda values: values["shards"][0].update(name="a/../../x.parquet")), r"damaged \(shard 'a/\.\./\.\./x"),
         (edit(lambda values: values.update(format_version=2, news=1)), "format 2, newer than 1.*update"),
         (lambda folder: folder.rename(folder.parent / "elsewhere"), "no data set there"),
     ],
@@ -191,6 +192,12 @@ def test_a_folder_that_is_no_finished_data_set_is_refused(
     with pytest.raises(ValueError, match=message) as raised:
         Rows(pictures, "train")
     assert "pictures" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".lease.json", "/x", "a/../../x", "..\\x", "a\\x", "x\0"])
+def test_a_shard_lies_in_its_data_sets_folder(name: str) -> None:
+    with pytest.raises(ValueError, match=r"is no plain name of a file in the data set's folder: give one"):
+        Shard(name, "train", 150)
 
 
 def test_an_address_that_is_none_is_refused() -> None:
