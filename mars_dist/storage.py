@@ -124,7 +124,7 @@ class Folder(ABC):
 
     @abstractmethod
     def clear_unfinished(self) -> None:
-        """Delete what uploads that were broken off have left, here and below. Raises OSError."""
+        """Delete what writing that was broken off has left, here and below. Raises OSError."""
 
     @abstractmethod
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
@@ -244,9 +244,10 @@ class S3Folder(Folder):
 
     def clear_unfinished(self) -> None:
         """Parts of what was not finished stay unseen in a bucket, and are paid for."""
-        bucket, _, prefix = self.path.partition("/")
+        bucket, _, key = self.path.partition("/")
+        prefix = f"{key}/" if key else ""  # a folder may be the bucket itself
         with _os_error():
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
             for page in pages:
                 for upload in page.get("Uploads", ()):
                     self.client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])

@@ -158,7 +158,7 @@ class Plan:
         """
         self.training.require_writable()
         with self.faults_told(), sole_writer(self.training, say, stop.set) as require_held:
-            self.training.clear_unfinished()
+            Folder.open(self.folder).clear_unfinished()  # models are written beside training/, under the same lease
             self.note(PLAN)
             yield
             require_held()

@@ -176,3 +176,18 @@ def test_no_upload_in_parts_is_left_behind(bucket: str, s3_server: str) -> None:
     Folder.open(bucket).write("a", bytes(20_000_000))
     client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
     assert not client.list_multipart_uploads(Bucket="bucket").get("Uploads")
+
+
+@pytest.mark.parametrize(
+    ("address", "left"),
+    [("bucket/folder/below", ["folder-2/x", "folder/x", "x"]), ("bucket/folder", ["folder-2/x", "x"]), ("bucket", [])],
+)
+def test_what_broken_uploads_leave_is_cleared_here_and_below(
+    address: str, left: list[str], bucket: str, s3_server: str
+) -> None:
+    client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
+    for key in ("x", "folder/x", "folder/below/x", "folder-2/x"):
+        client.create_multipart_upload(Bucket="bucket", Key=key)
+    Folder.open(bucket.replace("bucket/folder", address)).clear_unfinished()
+    uploads = client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])
+    assert sorted(upload["Key"] for upload in uploads) == left

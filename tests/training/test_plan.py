@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import boto3
 import pytest
 
 from mars_dist import lease
@@ -52,6 +53,30 @@ def test_the_same_run_may_begin_again(plan: Plan) -> None:
     for workers in (1, 1, 2):
         begin(plan, workers)
     assert not plan.finished
+
+
+SENT = ("model.safetensors", "tokenizer/model.safetensors", "training/step_00000010/__0_0.distcp")
+"""What a run in S3 sends, and where to."""
+
+
+@pytest.mark.parametrize("run", ["bucket/folder", "bucket"])
+def test_what_broken_uploads_have_left_is_gone_once_a_run_begins(
+    run: str, plan: Plan, bucket: str, s3_server: str
+) -> None:
+    client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
+    for file in SENT:
+        client.create_multipart_upload(Bucket="bucket", Key=f"{run}/{file}".removeprefix("bucket/"))
+    begin(replace(plan, folder=bucket.replace("bucket/folder", run)))
+    assert "Uploads" not in client.list_multipart_uploads(Bucket="bucket")
+
+
+def test_what_kills_have_left_on_a_disk_is_gone_once_a_run_begins(plan: Plan) -> None:
+    half_written = [Path(str(plan.folder)) / Path(file).with_name(f".{Path(file).name}.1.part") for file in SENT]
+    for path in half_written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    begin(plan)
+    assert not any(path.exists() for path in half_written)
 
 
 def test_two_runs_at_once_are_refused(plan: Plan) -> None:
