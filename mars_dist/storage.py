@@ -7,6 +7,7 @@ s3://bucket/path?endpoint_override=host:port&scheme=http.
 """
 
 import fcntl
+import mimetypes
 import os
 import shutil
 import uuid
@@ -273,8 +274,10 @@ class S3Folder(Folder):
         return True
 
     def link(self, file: str) -> str:
+        kind = mimetypes.guess_type(file)[0] or "application/octet-stream"  # without it a browser saves a page
         with _os_error():
-            return str(self.client.generate_presigned_url("get_object", self._key(file), WEEK))
+            asked = self._key(file) | {"ResponseContentType": kind}
+            return str(self.client.generate_presigned_url("get_object", asked, WEEK))
 
     def free_bytes(self) -> int | None:
         return None

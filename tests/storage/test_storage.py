@@ -153,7 +153,7 @@ def test_a_link_opens_without_credentials(folder: Folder, tmp_path: Path) -> Non
     link = folder.link("report.html")
     assert parse_qs(urlsplit(link).query).get("X-Amz-Expires", ["604800"]) == ["604800"]
     with urlopen(link if "://" in link else f"file://{link}") as answer:
-        assert answer.read() == b"page"
+        assert answer.read() == b"page" and answer.headers["Content-Type"] == "text/html"
 
 
 def test_what_can_be_written_is_known_before(folder: Folder, tmp_path: Path) -> None:
