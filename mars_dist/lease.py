@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
 from mars_dist.progress import Say
 from mars_dist.serialize import from_plain, to_plain
 from mars_dist.storage import Folder
@@ -34,28 +32,40 @@ class Holder:
     id: str
     machine: str
     pid: int
-    born: float
-    """When its process started: a later one may have the same number."""
+    ticks: int | None
+    """When its process started, as `started` tells: a later one may have the same number."""
     since: str
     renewed: int = 0
     """Times."""
 
     @classmethod
     def here(cls) -> "Holder":
-        process, now = psutil.Process(), datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(uuid.uuid4().hex, machine(), process.pid, process.create_time(), now)
+        pid, now = os.getpid(), datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(uuid.uuid4().hex, machine(), pid, started(pid), now)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.machine.split()[0]}, since {self.since}"
 
     def lives(self) -> bool | None:
         """None where it cannot be seen from here."""
-        if self.machine != machine():
+        if self.machine != machine() or self.ticks is None:
             return None
-        return psutil.pid_exists(self.pid) and psutil.Process(self.pid).create_time() == self.born
+        return started(self.pid) == self.ticks
 
     def to_bytes(self) -> bytes:
         return json.dumps(to_plain(self)).encode()
+
+
+def started(pid: int) -> int | None:
+    """Ticks from the machine's boot to the start of a process, which stay the same when somebody sets the clock.
+
+    None where there is no such process, or no /proc.
+    """
+    try:
+        told = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(told.rpartition(b")")[2].split()[19])  # after its name, in parentheses, which may hold any others
 
 
 def machine() -> str:
@@ -120,7 +130,8 @@ def acquire(folder: Folder, say: Say) -> Holder:
             say(f"{folder.name}: {other or 'another run'} writes here: looking for {EXPIRES_AFTER:.0f} s if it lives")
             lives = watch(folder, found) not in (found, None)
         if lives:
-            raise ValueError(f"{folder.name}: another run writes here ({other}): wait for it, or choose another --out")
+            told = other or "of another version"
+            raise ValueError(f"{folder.name}: another run writes here ({told}): wait for it, or choose another --out")
         if folder.swap(LEASE, found, mine.to_bytes()):
             break
     return mine

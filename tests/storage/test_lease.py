@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic, sleep
+from threading import Event, Thread
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic, sleep
 
 import pytest
 
@@ -80,6 +81,16 @@ def test_a_second_run_is_refused_at_once(place: str, other: subprocess.Popen[str
     assert other.poll() is None
 
 
+def test_a_process_is_known_by_a_clock_that_nobody_sets() -> None:
+    """And it may call itself what it likes."""
+    rename = "open('/proc/self/comm', 'w').write(') S 1 ('); "
+    tell = "from mars_dist.lease import Holder; print(Holder.here().to_bytes().decode())"
+    before = clock_gettime(CLOCK_BOOTTIME)
+    told = subprocess.run([sys.executable, "-c", rename + tell], stdout=subprocess.PIPE, check=True).stdout
+    after, tick = clock_gettime(CLOCK_BOOTTIME), 1 / os.sysconf("SC_CLK_TCK")
+    assert before - tick <= json.loads(told)["ticks"] * tick <= after
+
+
 def test_a_killed_run_blocks_nobody(place: str, other: subprocess.Popen[str]) -> None:
     other.send_signal(signal.SIGKILL)
     other.wait()
@@ -107,6 +118,30 @@ def test_a_run_elsewhere_that_renews_is_left_alone(place: str, monkeypatch: pyte
         monkeypatch.setattr(lease, "machine", lambda: "here")
         with pytest.raises(ValueError, match=r"another run writes here \(process \d+ on far"):
             lease.acquire(folder, print)
+
+
+@pytest.mark.parametrize("start", [{"born": 1.5}, {"ticks": None}], ids=["the version before", "without /proc"])
+def test_whose_process_cannot_be_known_is_left_alone_while_it_renews(place: str, start: dict[str, object]) -> None:
+    folder, ended = Folder.open(place), Event()
+    told = json.loads(Holder.here().to_bytes())
+    del told["ticks"]
+    told |= start
+
+    def renew() -> None:
+        while not ended.wait(0.1):
+            told["renewed"] += 1
+            folder.write(LEASE, json.dumps(told).encode())
+
+    folder.write(LEASE, json.dumps(told).encode())
+    renewer = Thread(target=renew)
+    renewer.start()
+    try:
+        with pytest.raises(ValueError, match=r"another run writes here \((process|of another version).*wait for"):
+            lease.acquire(folder, print)
+    finally:
+        ended.set()
+        renewer.join()
+    assert lease.acquire(folder, print).id != told["id"]
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"id": 3}'])
