@@ -21,7 +21,7 @@ SECONDS_BETWEEN_QUESTIONS = 1.0
 SILENCE = 60.0
 """Seconds without a line after which the driver tells what it waits for."""
 ALIKE = 3
-"""How often the same failure of a worker, with nothing saved in between, is met before it is given up."""
+"""How often the same failure of a worker, with nothing whole saved in between, is met before it is given up."""
 MOST_STARTS = 10
 """How often workers are started with nothing saved in between, whatever they are lost by."""
 
@@ -48,10 +48,10 @@ class Console:
     def stop_wanted(self, of: str) -> bool:
         return not self.stopped.isdisjoint(("", of))
 
-    def note_failure(self, rank: int, message: str, num_saved: int) -> None:
+    def note_failure(self, rank: int, message: str) -> None:
         """Remember what has ended a worker, for the attempts that follow. (A lost peer's message has its port.)"""
         before, times = self.failures.get(rank, ("", 0))
-        self.failures[rank] = (message, times + 1 if before == message and not num_saved else 1)
+        self.failures[rank] = (message, times + 1 if without_paths(before) == without_paths(message) else 1)
 
     def repeated_failure(self) -> str | None:
         """What has ended a worker so often, with nothing saved in between, that it would come again."""
@@ -64,20 +64,31 @@ class Console:
         return self.starts
 
     def note_saved(self) -> None:
+        """A checkpoint is whole: all workers have sent their parts of it."""
         self.starts = 0
+        self.failures.clear()
+
+
+def without_paths(message: str) -> str:
+    """What two messages of one failure have in common: names of scratch and half-written files are drawn anew."""
+    return " ".join(word for word in message.split() if "/" not in word)
 
 
 class Line:
-    """A worker's end. It finds the actor by its name."""
+    """A worker's end, for one attempt. It finds the actor by its name."""
 
     def __init__(self, name: str) -> None:
         self.console: Any = ray.get_actor(name)
+        self.has_failed = False
 
     def say(self, line: str) -> None:
         self.console.put.remote(line)
 
-    def note_failure(self, rank: int, error: BaseException, num_saved: int) -> None:
-        ray.get(self.console.note_failure.remote(rank, " ".join(str(error).split()), num_saved))
+    def note_failure(self, rank: int, error: BaseException) -> None:
+        """The first one alone: what fails after it, before Ray ends the worker, fails because of it."""
+        if not self.has_failed:
+            self.has_failed = True
+            ray.get(self.console.note_failure.remote(rank, " ".join(str(error).split()) or type(error).__name__))
 
     def repeated_failure(self) -> str | None:
         return ray.get(self.console.repeated_failure.remote())

@@ -26,7 +26,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.callback import RayTrainCallback
 
-from mars_dist.distributed.console import console
+from mars_dist.distributed.console import Line, console
 from mars_dist.distributed.orphans import free_orphans
 from mars_dist.distributed.runtime import is_our_own
 from mars_dist.distributed.scaling import gather, num_gpus
@@ -104,7 +104,7 @@ def trainer_of(
             storage_filesystem=None if isinstance(plan.folder, Path) else home.files,
             failure_config=FailureConfig(max_failures=FOREVER),
             worker_runtime_env={"env_vars": {name: os.environ[name] for name in SOCKETS if name in os.environ}},  # type: ignore[call-arg]
-            callbacks=[Retention(plan.training), *callbacks],  # type: ignore[list-item]
+            callbacks=[Retention(plan.training, Line(given["console"])), *callbacks],  # type: ignore[list-item]
         ),
     )
 

@@ -52,7 +52,7 @@ def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     except TrainingFailed as failed:
         return failed
     except Exception as error:
-        line.note_failure(context.get_world_rank(), error, run.num_saved if run else 0)
+        line.note_failure(context.get_world_rank(), error)
         raise
     finally:
         if run:
@@ -73,7 +73,7 @@ class RayRun:
         self.mirror = None if isinstance(plan.folder, Path) else Mirror(home, needed)
         self.folder = self.mirror.folder if self.mirror else Path(home.path)
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
-        self.num_saved, self.born = 0, monotonic()
+        self.born = monotonic()
         self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
 
     def require_hope(self) -> None:
@@ -116,10 +116,8 @@ class RayRun:
                 for path in sorted(folder.iterdir()):
                     self.training.sub(name).send(path)
             except OSError as error:
-                self.line.note_failure(self.rank, error, self.num_saved)
+                self.line.note_failure(self.rank, error)
                 raise
-            self.num_saved += 1
-            self.line.note_saved()
             return Checkpoint(self.storage.build_checkpoint_path_from_name(name), self.storage.storage_filesystem)
 
         ray.train.report(
@@ -169,15 +167,16 @@ class RayRun:
 
 
 class Retention(UserCallback):
-    """Keeps the newest checkpoints, once all workers have saved theirs; in Ray's controller."""
+    """Keeps the newest checkpoints, once all workers have saved theirs, and tells of it; in Ray's controller."""
 
-    def __init__(self, training: Folder) -> None:
-        self.training = training
+    def __init__(self, training: Folder, line: Line) -> None:
+        self.training, self.line = training, line
         self.whole: list[str] = []
 
     def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
             return
+        self.line.note_saved()
         self.whole.append(PurePosixPath(checkpoint.path).name)
         if len(self.whole) < KEEP:
             return

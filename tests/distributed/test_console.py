@@ -1,15 +1,20 @@
 """What passes between the driver and the workers of a run."""
 
+from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from time import sleep
+from typing import Any
 
 import pytest
 import ray
+from ray.train.v2._internal.execution.storage import StorageContext
 
 from mars_dist.distributed import console as consoles
 from mars_dist.distributed.console import ALIKE, Line, console
 from mars_dist.distributed.train import there_is
-from mars_dist.distributed.worker import STEPS_BETWEEN_QUESTIONS, RayRun
+from mars_dist.distributed.worker import STEPS_BETWEEN_QUESTIONS, RayRun, Retention
+from mars_dist.storage import Folder
 from mars_dist.training.run import Wish
 
 
@@ -54,21 +59,54 @@ def test_one_of_several_is_stopped_alone() -> None:
         assert ray.get([one, other]) == [True, True]
 
 
+QUIET = (lambda line: None, Event(), lambda: "")
+
+
 def test_an_error_that_comes_again_with_nothing_saved_is_given_up() -> None:
     """Of two trainings at once each has its own."""
-    quiet = (lambda line: None, Event(), lambda: "")
-    with console(*quiet) as name, console(*quiet) as another:
-        line = Line(name)
+    with console(*QUIET) as name, console(*QUIET) as another:
         for i in range(ALIKE):
-            assert line.repeated_failure() is None
-            line.note_failure(1, MemoryError("no memory\nleft"), num_saved=0)
-            line.note_failure(0, OSError(f"connection closed by peer :{i}"), num_saved=0)
-        assert line.repeated_failure() == "no memory left"
+            assert Line(name).repeated_failure() is None
+            Line(name).note_failure(1, MemoryError("no memory\nleft"))
+            Line(name).note_failure(0, OSError(f"connection closed by peer :{i}"))
+        assert Line(name).repeated_failure() == "no memory left"
         assert Line(another).repeated_failure() is None
 
 
+FAILURES: dict[str, Callable[[str], Exception]] = {
+    "a full disk": lambda scratch: OSError(28, "No space left", f"/tmp/{scratch}/a", None, f"/run/.a.{scratch}.part"),
+    "a refused upload": lambda scratch: OSError(f"Failed to upload /tmp/{scratch}/a to bucket/a: AccessDenied"),
+    "no text": lambda scratch: MemoryError(),
+    "a bare assert": lambda scratch: AssertionError(),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_a_failure_is_known_again_by_what_it_says_beside_paths(failure: Callable[[str], Exception]) -> None:
+    """Names of scratch folders are drawn anew each time. The last one is told in full."""
+    with console(*QUIET) as name:
+        for scratch in ("x1", "x2", "x3"):
+            assert Line(name).repeated_failure() is None
+            Line(name).note_failure(0, failure(scratch))
+        last = failure("x3")
+        assert Line(name).repeated_failure() == (str(last) or type(last).__name__)
+
+
+def test_what_fails_after_a_failure_is_not_counted() -> None:
+    """An upload that failed, then the peers that Ray ends before this worker; or another upload."""
+    with console(*QUIET) as name:
+        for _ in range(ALIKE - 1):
+            line = Line(name)
+            line.note_failure(0, OSError("full"))
+            line.note_failure(0, OSError("full"))
+            line.note_failure(0, RuntimeError("connection closed by peer"))
+        assert Line(name).repeated_failure() is None
+        Line(name).note_failure(0, OSError("full"))
+        assert Line(name).repeated_failure() == "full"
+
+
 def test_starts_are_counted_until_something_is_saved() -> None:
-    with console(lambda line: None, Event(), lambda: "") as name:
+    with console(*QUIET) as name:
         line = Line(name)
         assert [line.start(workers) for workers in (2, 2, 1, 2, 2)] == [1, 2, 3, 3, 4], "growing is no loss"
         line.note_saved()
@@ -76,8 +114,28 @@ def test_starts_are_counted_until_something_is_saved() -> None:
 
 
 def test_what_saved_something_in_between_is_tried_for_ever() -> None:
-    with console(lambda line: None, Event(), lambda: "") as name:
-        line = Line(name)
-        for num_saved in (0, 0, 1, 0, 3, 0):
-            line.note_failure(0, OSError("a store that is away"), num_saved)
-            assert line.repeated_failure() is None
+    with console(*QUIET) as name:
+        for saves in (False, False, True, False, True, False):
+            if saves:
+                Line(name).note_saved()
+            Line(name).note_failure(0, OSError("a store that is away"))
+            assert Line(name).repeated_failure() is None
+
+
+def test_a_part_of_a_checkpoint_is_not_yet_something_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One worker has sent its own: the other one may never."""
+    reported = dict[str, Any]()
+    monkeypatch.setattr(ray.train, "report", lambda metrics, **report: reported.update(report))
+    with console(*QUIET) as name:
+        run, training = object.__new__(RayRun), Folder.open(tmp_path / "training")
+        run.line, run.training, run.mirror, run.born, run.suffix = Line(name), training, None, 0.0, ""
+        run.storage = StorageContext(tmp_path, "training")
+        assert run.line.start(2) == 1
+        run.save(10, lambda folder: (folder / "part").touch(), {})
+        sent = reported["checkpoint_upload_fn"](reported["checkpoint"], "step_00000010")
+        assert training.sub("step_00000010").list() == {"part"}
+        assert run.line.start(2) == 2
+        Retention(training, run.line).after_report(None, [], None)
+        assert run.line.start(2) == 3
+        Retention(training, run.line).after_report(None, [], sent)
+        assert run.line.start(2) == 1

@@ -12,6 +12,8 @@ import ray
 from safetensors.torch import load_file
 
 from mars_dist.codes import encode_here
+from mars_dist.distributed.console import ALIKE
+from mars_dist.errors import TrainingFailed
 from mars_dist.fetched import on_disk
 from mars_dist.launch import fit
 from mars_dist.model import load_tokenizer
@@ -72,6 +74,18 @@ def test_a_run_in_a_faulty_bucket_loses_nothing(
     assert all((weights[name] == tensor).all() for name, tensor in tokenizer.state_dict().items())
     encode_here(short_pictures, bucket, tmp_path / "codes")
     assert len(Rows(str(tmp_path / "codes"), "train").read(["codes"])["codes"]) == 12
+
+
+@pytest.mark.cluster
+def test_a_part_that_is_always_refused_ends_the_run(
+    trained_tokenizer: Plan, bucket: str, s3_server: str, proxy: FaultyProxy
+) -> None:
+    """Of one worker: the other one's parts arrive, and are nothing without it."""
+    plan = replace(trained_tokenizer, folder=bucket.replace(s3_server, proxy.address))
+    proxy.meant = lambda method, path: method == "PUT" and "__1_0.distcp" in path
+    proxy.faults = ["403"] * 100
+    with pytest.raises(TrainingFailed, match=rf"failed {ALIKE} times alike: Failed to upload .*AccessDenied"):
+        fit(plan, 2, lambda line: None)
 
 
 def test_workers_of_one_machine_share_a_copy_of_the_checkpoint(
