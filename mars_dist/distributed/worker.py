@@ -74,7 +74,7 @@ class RayRun:
         self.folder = self.mirror.folder if self.mirror else Path(home.path)
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
         self.born = monotonic()
-        self.num_asked, self.told_of_preemption, self.suffix = 0, False, ""
+        self.num_asked, self.told_of_preemption, self.again = 0, False, 0
 
     def require_hope(self) -> None:
         """Raises TrainingFailed, on every worker, where workers were lost again and again before anything was saved."""
@@ -123,7 +123,7 @@ class RayRun:
         ray.train.report(
             {"step": step, "seconds": monotonic() - self.born} | metrics,
             checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"{STEP}{step:08d}{self.suffix}",
+            checkpoint_dir_name=f"{STEP}{step:08d}" + (f"{AGAIN}{self.again}" if self.again else ""),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=send,
         )
@@ -154,7 +154,7 @@ class RayRun:
     def distrust(self, name: str) -> None:
         """Ray may know it by its name until it has newer ones: the steps that come again get names of their own."""
         _, _, again = name.partition(AGAIN)
-        self.suffix = f"{AGAIN}{int(again or 0) + 1}"
+        self.again = max(self.again, int(again or 0) + 1)
 
     def publish(self) -> None:
         if self.mirror:

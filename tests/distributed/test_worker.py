@@ -1,0 +1,34 @@
+"""What a worker of a training on Ray does by itself."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from mars_dist.distributed.worker import RayRun
+
+
+@pytest.mark.parametrize(
+    ("damaged", "name"),
+    [
+        ([], "step_00000300"),
+        (["step_00000300"], "step_00000300_again_1"),
+        (["step_00000300_again_1", "step_00000300"], "step_00000300_again_2"),
+        (["step_00000300_again_9", "step_00000300_again_10", "step_00000300"], "step_00000300_again_11"),
+    ],
+)
+def test_steps_that_come_again_get_names_of_their_own(
+    damaged: list[str], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The newest are found first."""
+    reported = dict[str, Any]()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray.train, "report", lambda metrics, **report: reported.update(report))
+    run = object.__new__(RayRun)
+    run.born, run.again = 0.0, 0
+    for found in damaged:
+        run.distrust(found)
+    run.save(300, lambda folder: None, {})
+    assert reported["checkpoint_dir_name"] == name
