@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from threading import Lock
 
 from mars_dist.storage import Folder
 
@@ -16,7 +17,7 @@ class Mirror:
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=Path.cwd()))
         for name in sorted(home.list() & needed):
             home.fetch(name, self.folder / name)
-        self.sent = self.files()
+        self.sent, self.sending = self.files(), Lock()
 
     def files(self) -> set[tuple[str, int, int]]:
         """The states of all files: what one is called, when it was written, and how long it is."""
@@ -25,11 +26,15 @@ class Mirror:
         return {(str(path.relative_to(self.folder)), stat.st_mtime_ns, stat.st_size) for path, stat in found}
 
     def send(self) -> None:
-        """Send what has changed; a model's config.json after its weights. Raises OSError."""
-        files = self.files()
-        for name, *_ in sorted(files - self.sent, reverse=True):
-            self.home.sub(str(Path(name).parent)).send(self.folder / name)
-        self.sent = files
+        """Send what has changed; a model's config.json after its weights. Raises OSError.
+
+        One thread at a time: the loop, the uploads of its checkpoints and the watchdog may want it at once.
+        """
+        with self.sending:
+            files = self.files()
+            for name, *_ in sorted(files - self.sent, reverse=True):
+                self.home.sub(str(Path(name).parent)).send(self.folder / name)
+            self.sent = files
 
     def delete(self) -> None:
         """The scratch folder, with what is not sent."""
