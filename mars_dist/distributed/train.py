@@ -176,4 +176,5 @@ def first_cause(error: Exception) -> str:
     """The line that tells what went wrong in a worker."""
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.values()), error)
-    return str(cause).strip().splitlines()[-1]
+    told = str(cause).strip() or type(cause).__name__
+    return told.splitlines()[-1]

@@ -106,7 +106,10 @@ class LocalRun:
     def distrust(self, name: str) -> None:
         if self.rank == 0:
             folder = self.folder / CHECKPOINTS / name
-            folder.rename(folder.with_name(f"damaged_{name}"))
+            damaged = folder.with_name(f"damaged_{name}")
+            if damaged.exists():  # the same step once before
+                shutil.rmtree(damaged)
+            folder.rename(damaged)
         dist.barrier()
 
     def publish(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import ray
 
+from mars_dist.distributed.train import first_cause
 from mars_dist.distributed.worker import RayRun
 
 
@@ -32,3 +33,8 @@ def test_steps_that_come_again_get_names_of_their_own(
         run.distrust(found)
     run.save(300, lambda folder: None, {})
     assert reported["checkpoint_dir_name"] == name
+
+
+def test_what_ended_a_worker_is_told_in_one_line() -> None:
+    assert first_cause(ValueError("Traceback\nValueError: too long\n")) == "ValueError: too long"
+    assert first_cause(MemoryError()) == "MemoryError"

@@ -184,6 +184,16 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(
     require_same_end(plan, trained_tokenizer, final_state)
 
 
+def test_a_step_may_be_damaged_twice(tmp_path: Path) -> None:
+    run, damaged = LocalRun(tmp_path), tmp_path / "training" / "step_00000010"
+    for content in ("once", "again"):
+        damaged.mkdir(parents=True)
+        (damaged / "position.json").write_text(content)
+        run.distrust(damaged.name)
+    [kept] = (tmp_path / "training").iterdir()
+    assert kept.name == "damaged_step_00000010" and (kept / "position.json").read_text() == "again"
+
+
 def test_without_a_whole_checkpoint_nothing_is_begun_anew(broken_off: Callable[[Path], Plan], tmp_path: Path) -> None:
     plan = broken_off(tmp_path / "run")
     for name in checkpoints(plan):
