@@ -1,19 +1,16 @@
 """A model's folder by its address: what lies in S3 is copied to this machine before it is read."""
 
-import fcntl
 import hashlib
 import os
 import shutil
-import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from time import time
 
 from pyarrow import fs
 
 from mars_dist.addresses import Address
+from mars_dist.scratch import locked, users_own
 from mars_dist.storage import Folder, S3Folder
 
 PARTS = ("", "tokenizer")
@@ -45,7 +42,9 @@ def on_disk(folder: Address) -> Path:
 def _copy(home: S3Folder, files: Mapping[PurePosixPath, fs.FileInfo]) -> Path:
     """Up to date with the files, however many processes want it at the same time."""
     weights = sorted((str(file), info.size, info.mtime_ns) for file, info in files.items() if file.suffix == WEIGHTS)
-    with _locked(_copies() / _digest(home.endpoint_override, home.path)) as copies:
+    of_model = users_own("models") / _digest(home.endpoint_override, home.path)
+    of_model.mkdir(exist_ok=True)
+    with locked(of_model) as copies:
         copy = copies / _digest(weights)
         if not copy.exists():
             _drop_unasked(copies)
@@ -60,34 +59,8 @@ def _copy(home: S3Folder, files: Mapping[PurePosixPath, fs.FileInfo]) -> Path:
         return folder
 
 
-def _copies() -> Path:
-    """Those of all models: the user's own. Raises ValueError where another user may have had a hand in it."""
-    folder = Path(tempfile.gettempdir()) / f"mars-models-{os.getuid()}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ValueError(
-            f"{folder}: is {stat.filemode(found.st_mode)} of user {found.st_uid}, not a folder of your own that is "
-            "closed to others (drwx------): delete it, or set TMPDIR to another folder"
-        )
-    return folder
-
-
 def _digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
-    """The folder, in which nobody else works meanwhile; a process that ends lets go of it."""
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        os.close(descriptor)
 
 
 def _drop_unasked(copies: Path) -> None:

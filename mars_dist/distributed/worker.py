@@ -1,6 +1,7 @@
 """What each worker of a training on Ray runs: the loop of `mars_dist.training`; its checkpoints go to the storage."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from mars_dist.distributed.console import ALIKE, MOST_STARTS, Line
 from mars_dist.errors import TrainingFailed
+from mars_dist.scratch import own_scratch
 from mars_dist.storage import Folder
 from mars_dist.training import sharding
 from mars_dist.training.checkpoint import Position
@@ -70,7 +72,8 @@ class RayRun:
         self.storage = context.get_storage()
         home = Folder.open(plan.folder)
         needed = {METRICS} if self.rank == 0 else set[str]()
-        self.mirror = None if isinstance(plan.folder, Path) else Mirror(home, needed)
+        self.scratch = own_scratch()
+        self.mirror = None if isinstance(plan.folder, Path) else Mirror(home, needed, self.scratch / "run")
         self.folder = self.mirror.folder if self.mirror else Path(home.path)
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
         self.born = monotonic()
@@ -107,7 +110,7 @@ class RayRun:
 
         What this worker has written beside it goes first: a checkpoint never knows of a model that was not kept.
         """
-        folder = Path(tempfile.mkdtemp(prefix="mars-checkpoint-"))
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
         write(folder)
 
         def send(checkpoint: Checkpoint, name: str) -> Checkpoint:
@@ -145,7 +148,7 @@ class RayRun:
             return
         context = ray.train.get_context()
         here, is_first = context.get_node_rank(), context.get_local_rank() == 0
-        with tempfile.TemporaryDirectory(prefix="mars-checkpoint-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
             if is_first:
                 self.training.sub(name).fetch_all(Path(scratch))
             copies = dict(filter(None, sharding.gather_objects((here, scratch) if is_first else None)))
@@ -162,8 +165,7 @@ class RayRun:
 
     def close(self) -> None:
         """Delete the scratch folder, after the checkpoints that are still being sent: in the one thread that sends."""
-        if self.mirror:
-            get_train_context().checkpoint_upload_threadpool.submit(self.mirror.delete)
+        get_train_context().checkpoint_upload_threadpool.submit(shutil.rmtree, self.scratch)
 
 
 class Retention(UserCallback):

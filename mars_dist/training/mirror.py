@@ -1,7 +1,5 @@
 """A run whose folder lies in S3: worked on in a scratch folder of the machine, from where what has changed is sent."""
 
-import shutil
-import tempfile
 from pathlib import Path
 from threading import Lock
 
@@ -9,12 +7,12 @@ from mars_dist.storage import Folder
 
 
 class Mirror:
-    """Of one worker, below its current folder. Files whose names begin with a dot are half-written."""
+    """Of one worker. Files whose names begin with a dot are half-written."""
 
-    def __init__(self, home: Folder, needed: set[str]) -> None:
-        """Begins with those of the needed files that the folder has already. Raises OSError."""
-        self.home = home
-        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=Path.cwd()))
+    def __init__(self, home: Folder, needed: set[str], folder: Path) -> None:
+        """In a new folder; begins with those of the needed files that home has already. Raises OSError."""
+        self.home, self.folder = home, folder
+        folder.mkdir()
         for name in sorted(home.list() & needed):
             home.fetch(name, self.folder / name)
         self.sent, self.sending = self.files(), Lock()
@@ -35,7 +33,3 @@ class Mirror:
             for name, *_ in sorted(files - self.sent, reverse=True):
                 self.home.sub(str(Path(name).parent)).send(self.folder / name)
             self.sent = files
-
-    def delete(self) -> None:
-        """The scratch folder, with what is not sent."""
-        shutil.rmtree(self.folder)

@@ -1,6 +1,5 @@
 """What passes between the driver and the workers of a run."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -126,11 +125,11 @@ def test_what_saved_something_in_between_is_tried_for_ever() -> None:
 def test_a_part_of_a_checkpoint_is_not_yet_something_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One worker has sent its own: the other one may never."""
     reported = dict[str, Any]()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(ray.train, "report", lambda metrics, **report: reported.update(report))
     with console(*QUIET) as name:
         run, training = object.__new__(RayRun), Folder.open(tmp_path / "training")
-        run.line, run.training, run.mirror, run.born, run.again = Line(name), training, None, 0.0, 0
+        run.line, run.training, run.mirror = Line(name), training, None
+        run.scratch, run.born, run.again = tmp_path, 0.0, 0
         run.storage = StorageContext(tmp_path, "training")
         assert run.line.start(2) == 1
         run.save(10, lambda folder: (folder / "part").touch(), {})

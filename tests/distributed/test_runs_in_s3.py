@@ -8,7 +8,6 @@ from threading import Event
 import boto3
 import numpy as np
 import pytest
-import ray
 from safetensors.torch import load_file
 
 from mars_dist.codes import encode_here
@@ -18,6 +17,7 @@ from mars_dist.fetched import on_disk
 from mars_dist.launch import fit
 from mars_dist.model import load_tokenizer
 from mars_dist.rows import Rows
+from mars_dist.scratch import users_own
 from mars_dist.storage import Folder
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
@@ -50,10 +50,11 @@ def test_a_run_in_a_faulty_bucket_loses_nothing(
     assert client.list_multipart_uploads(Bucket="bucket")["Uploads"][0]["UploadId"] == unfinished["UploadId"]
     checkpoint = home.sub("training/step_00000010")
     killer = kill_once(lambda: {"position.json", "checksums-1.json"} <= checkpoint.list(), "RayTrainWorker")
-    said: list[str] = []
+    before, said = set(users_own("scratch").iterdir()), list[str]()
     fit(plan, 2, said.append)
 
     assert proxy.faults == [] and not killer.is_alive()
+    assert set(users_own("scratch").iterdir()) <= before
     assert any("resumed at step" in line for line in said), said
     assert "Uploads" not in client.list_multipart_uploads(Bucket="bucket")
     assert home.sub("training").list() >= {"plan.json", "finished.json", "step_00000050", "step_00000060"}
@@ -101,10 +102,9 @@ def test_workers_of_one_machine_share_a_copy_of_the_checkpoint(
 
 
 def test_a_run_in_s3_leaves_nothing_on_its_machines(trained_tokenizer: Plan, bucket: str) -> None:
-    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
-    before = set(session.rglob("run-*"))
+    before = set(users_own("scratch").iterdir())
     fit(replace(trained_tokenizer, folder=bucket), 2, lambda line: None)
-    assert set(session.rglob("run-*")) == before
+    assert set(users_own("scratch").iterdir()) <= before
     here, there = Folder.open(trained_tokenizer.folder), Folder.open(bucket)
     assert there.sizes().keys() == here.sizes().keys() and there.read("config.json") == here.read("config.json")
     assert len(read_metrics(on_disk(bucket), "valid")) == 2

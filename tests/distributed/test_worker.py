@@ -1,6 +1,5 @@
 """What a worker of a training on Ray does by itself."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ def test_steps_that_come_again_get_names_of_their_own(
 ) -> None:
     """The newest are found first."""
     reported = dict[str, Any]()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(ray.train, "report", lambda metrics, **report: reported.update(report))
     run = object.__new__(RayRun)
-    run.born, run.again = 0.0, 0
+    run.scratch, run.born, run.again = tmp_path, 0.0, 0
     for found in damaged:
         run.distrust(found)
     run.save(300, lambda folder: None, {})

@@ -20,9 +20,8 @@ def test_what_two_threads_send_at_once_is_sent_once(monkeypatch: pytest.MonkeyPa
         assert go_on.wait(20)
         send(folder, path)
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(LocalFolder, "send", send_slowly)
-    mirror = Mirror(Folder.open(tmp_path / "home"), set())
+    mirror = Mirror(Folder.open(tmp_path / "home"), set(), tmp_path / "scratch")
     (mirror.folder / "metrics.jsonl").write_text("1")
     one, other = (Thread(target=mirror.send) for _ in range(2))
     one.start()
