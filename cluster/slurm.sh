@@ -7,8 +7,9 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@300
+#SBATCH --signal=B:USR1@300
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=mars-%j.log
 set -euo pipefail
 
@@ -50,11 +51,16 @@ else:
     sys.exit(f"only {there} of {sys.argv[1]} nodes came within ten minutes")
 PYTHON
 
-# Five minutes before the end SLURM sends SIGTERM: a checkpoint is saved, and the job, queued again, goes on from it.
+# Five minutes before the end SLURM sends SIGUSR1: a checkpoint is saved, and the job, queued again, goes on from it.
+# A user's SIGUSR2 saves one, and ends the job. scancel sends its SIGTERM to mars too, so it is not sent on: a second
+# one would end mars before its checkpoint. For the same reason only the first of the others is.
+again='' job=''
+trap 'trap "" USR1; trap "again=" USR2; again=yes; kill -TERM "$job" || true' USR1
+trap 'trap "" USR1 USR2; kill -TERM "$job" || true' USR2
+trap 'again=' TERM
 mars "$@" &
 job=$!
-trap 'kill -TERM "$job"' TERM
 wait "$job" && code=0 || code=$?
 while kill -0 "$job" 2> /dev/null; do wait "$job" && code=0 || code=$?; done
-if ((code == 143)); then scontrol requeue "$SLURM_JOB_ID"; fi
+if [[ $again && $code == 143 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
