@@ -213,10 +213,9 @@ def test_kuberay_knows_every_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_cluster_on_kubernetes_is_closed_gathered_and_shared(name: str) -> None:
+def test_a_cluster_on_kubernetes_is_closed_and_shared(name: str) -> None:
     manifest = load(name)
     spec = cluster_of(manifest)
-    assert manifest["metadata"]["labels"] == {"ray.io/gang-scheduling-enabled": "true"}
     assert spec["authOptions"] == {"mode": "token"} and spec["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert spec["rayVersion"] == locked("ray")
     assert spec["enableInTreeAutoscaling"] and spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -236,6 +235,11 @@ def test_a_cluster_on_kubernetes_is_closed_gathered_and_shared(name: str) -> Non
         assert ("nvidia.com/gpu" in asked) == group.get("groupName", "").startswith("gpu")
     if manifest["kind"] == "RayCluster":
         assert all(group["replicas"] == group["minReplicas"] == 0 for group in groups)
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"{name}.yaml" for name in MANIFESTS)])
+def test_kubernetes_own_scheduler_is_enough(name: str) -> None:
+    assert not re.search(r"yunikorn|batchScheduler|gang-scheduling|schedulerName", (FOLDER / name).read_text())
 
 
 def test_a_rayjob_runs_what_is_in_the_image_on_the_gpus_that_it_has() -> None:
