@@ -97,7 +97,7 @@ def with_contents(jobs: Sequence[Job]) -> Iterator[Job]:
 def make_shard(job: Job, folder: Folder, config: SpectrogramConfig) -> Made:
     """Write the job's shard. A note that cannot be used is left out and listed; without any row nothing is written.
 
-    Raises OSError where the disk refuses.
+    Raises OSError where the disk refuses, ValueError where the source cannot be read.
     """
     fingerprint = job.fingerprint(config)
     columns, rejected = read_pictures(job.part, config)
@@ -124,7 +124,10 @@ def estimate_bytes(splits: Iterable[Split], config: SpectrogramConfig) -> int:
 
 
 def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDArray[Any]], list[Rejected]]:
-    """The columns of a shard, picture (n, C, H, W) float16 among them, and the notes that could not be read."""
+    """The columns of a shard, picture (n, C, H, W) float16 among them, and the notes that cannot be used.
+
+    Raises ValueError as `Split.waves`.
+    """
     picture_NCHW = np.empty((len(part.entries), *config.picture_shape), np.float16)
     keeps_waves = part.name != "train"  # evaluation needs them
     wave_NT = np.empty((len(part.entries) * keeps_waves, config.num_samples), np.int16)

@@ -1,29 +1,30 @@
 """Shards of pictures from real wav files."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from mars_dist import pictures
+from mars_dist import pictures, storage
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.pictures import Made, find_made, make_shard, plan, read_pictures
+from mars_dist.pictures import Made, estimate_bytes, find_made, make_shard, plan, read_pictures
 from mars_dist.sources.read import read_source
 from mars_dist.sources.source import Split
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.storage import Folder
 
-from .storage.faulty import FaultyProxy
+from .storage.faulty import Fault, FaultyProxy
 
 BAD = {
     "not a wav file": lambda wav: wav.write_text("hello"),
@@ -82,16 +83,42 @@ def test_notes_at_once_change_nothing(
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_bad_wav_is_left_out_with_its_reason(reason: str, train: Split, short: SpectrogramConfig) -> None:
+def test_a_bad_wav_is_left_out_with_its_reason(
+    reason: str, short_notes: Path, train: Split, short: SpectrogramConfig
+) -> None:
     expected, _ = read_pictures(train, short)
     harm: Callable[[Path], Any] = BAD[reason]
     harm(wav(train, 4))
-    columns, rejected = read_pictures(train, short)
+    columns, rejected = read_pictures(read_source(short_notes).splits["train"], short)
     assert [note.note_str for note in rejected] == [train.notes[4].note_str]
     assert reason in rejected[0].reason
     assert train.folder.path not in rejected[0].reason
     for name, values in expected.items():
         assert (columns[name] == np.delete(values, 4, axis=0)).all()
+
+
+AWAY: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "gone": (Path.unlink, "No such file or directory"),
+    "a folder": (lambda wav: (wav.unlink(), wav.mkdir()), "Is a directory"),
+    "a loop": (lambda wav: (wav.unlink(), wav.symlink_to(wav)), "Too many levels of symbolic links"),
+}
+
+
+@pytest.mark.parametrize("how", AWAY)
+def test_a_wav_that_was_found_and_cannot_be_read_is_not_left_out(
+    how: str, train: Split, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    """It may be back in the next run, which keeps a shard of the same labels and sizes."""
+    take_away, reason = AWAY[how]
+    take_away(wav(train, 4))
+    expected = f"{wav(train, 4)}: cannot be read ({reason}): mend it and run the same command again, "
+    for work in (
+        lambda: estimate_bytes([train], short),
+        lambda: make_shard(plan([train], shard_rows=8)[0], Folder.open(tmp_path / "out"), short),
+    ):
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            work()
+    assert not (tmp_path / "out").exists()
 
 
 class Counting(FaultyProxy):
@@ -126,17 +153,36 @@ def test_files_in_s3_are_read_together_and_are_the_same_notes(
     assert rejected_in_s3 == rejected and found.keys() == expected.keys()
     assert all((found[name] == values).all() for name, values in expected.items())
 
-    home.delete(train.entries[9].file)
-    found, [*_, missing] = read_pictures(in_s3, short)
-    assert missing.note_str == train.notes[9].note_str and "cannot be read" in missing.reason
-    assert len(found["picture"]) == 9
+    proxy.close()
+
+
+@pytest.mark.parametrize("fault", ["403", "500", "silence", "cut download", "gone", "down"])
+def test_a_store_that_is_away_is_no_reason_to_leave_out_a_note(
+    fault: str, train: Split, short: SpectrogramConfig, bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1)
+    home, file = Folder.open(bucket), train.entries[4].file
+    for i in range(len(train.entries)):
+        home.sub("audio").send(wav(train, i))
+    proxy = FaultyProxy(s3_server)
+    in_s3 = replace(train, folder=Folder.open(bucket.replace(s3_server, proxy.address)))
+    if fault == "gone":
+        home.delete(file)
+    elif fault == "down":
+        proxy.close()
+    else:
+        proxy.meant = lambda method, path: method == "GET" and path.endswith(file)
+        proxy.faults = [cast(Fault, fault)] * 9
+    with pytest.raises(ValueError, match=r"^s3://bucket/folder/audio/\S+\.wav\?\S+: cannot be read \(.*\): mend it"):
+        read_pictures(in_s3, short)
     proxy.close()
 
 
 def test_a_shard_is_made_once(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
     folder = Folder.open(tmp_path / "out")
+    wav(read_source(short_notes).splits["train"], 0).unlink()
     jobs = plan(read_source(short_notes).splits.values(), shard_rows=8)
-    wav(jobs[0].part, 0).unlink()
     assert find_made(jobs, folder, short) == []
     made = make_shard(jobs[0], folder, short)
     assert (made.shard.rows, len(made.rejected)) == (7, 1)
@@ -177,8 +223,8 @@ def test_a_damaged_shard_is_made_again(
 
 def test_a_shard_without_rows_is_not_written(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
     folder = Folder.open(tmp_path / "out")
-    job = plan(read_source(short_notes).splits.values(), shard_rows=8)[0]
     for i in range(8):
-        wav(job.part, i).unlink()
+        wav(read_source(short_notes).splits["train"], i).unlink()
+    job = plan(read_source(short_notes).splits.values(), shard_rows=8)[0]
     assert make_shard(job, folder, short).shard.rows == 0
     assert not folder.list()

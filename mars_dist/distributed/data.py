@@ -36,8 +36,8 @@ def preprocess(
 
     Shards have deterministic names and bytes; those that are there already are kept, so a run that was broken off goes
     on. A note that cannot be used is left out and listed in dataset.json with the reason. Raises ValueError for a bad
-    source or one that changes meanwhile, for a folder that cannot be written, holds another data set or is being
-    written by another run, and where no note could be used.
+    source or one that changes or cannot be read meanwhile, for a folder that cannot be written, holds another data set
+    or is being written by another run, and where no note could be used.
     """
     source = str(source)
     notes, folder = read_source(source), Folder.open(str(out))

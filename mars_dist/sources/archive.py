@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mars_dist.nsynth import SPLITS, notes_of
 from mars_dist.sources.nsynth_folder import AUDIO, EXAMPLES
-from mars_dist.sources.source import Entry, Split
+from mars_dist.sources.source import Entry, Split, cannot_be_read
 from mars_dist.storage import Folder
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
@@ -28,7 +28,7 @@ PIECE = 2**20
 def splits_of(folder: Folder, archive: str) -> list[Split]:
     """The splits in an archive, which is read once to its end.
 
-    Raises ValueError where it is damaged or not in the format; OSError.
+    Raises ValueError where it is damaged, not in the format, or cannot be read.
     """
     tables: dict[str, bytes] = {}
     sizes: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
@@ -55,7 +55,7 @@ def filled(parts: Sequence[Split]) -> Iterator[tuple[int, Split]]:
     """Parts of one archive's splits with the contents of their files, in one pass over it: each as soon as it is whole,
     with its place among the parts.
 
-    Raises ValueError where the archive is damaged, or has changed since its splits were read; OSError.
+    Raises ValueError where the archive is damaged, cannot be read, or has changed since its splits were read.
     """
     folder, archive = parts[0].folder, parts[0].archive
     assert archive is not None
@@ -94,7 +94,7 @@ class Member(NamedTuple):
 
 
 def members(folder: Folder, archive: str) -> Iterator[Member]:
-    """The files of all splits, in the archive's order. Raises ValueError where it is damaged; OSError."""
+    """The files of all splits, in the archive's order. Raises ValueError where it is damaged or cannot be read."""
     with (
         _named(folder, archive),
         folder.files.open_input_stream(folder.at(archive), compression=None) as packed,
@@ -126,8 +126,10 @@ def _content(archived: tarfile.TarFile, info: tarfile.TarInfo, folder: Folder, a
 
 @contextmanager
 def _named(folder: Folder, archive: str) -> Iterator[None]:
-    """What a damaged archive raises, as a ValueError that names it."""
+    """What an archive raises that is damaged or cannot be read, as a ValueError that names it."""
     try:
         yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{folder.name}/{archive}: damaged ({error}): copy it again") from error
+    except OSError as error:
+        raise cannot_be_read(folder.sub(archive).name, error) from error

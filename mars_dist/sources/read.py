@@ -8,7 +8,7 @@ from mars_dist.nsynth import SPLITS
 from mars_dist.sources import archive, nsynth_folder
 from mars_dist.sources.archive import SUFFIXES
 from mars_dist.sources.labelled import TABLES, read_labelled
-from mars_dist.sources.source import Source, Split
+from mars_dist.sources.source import Source, Split, cannot_be_read
 from mars_dist.storage import Folder
 
 RECORD = "notes.json"
@@ -24,7 +24,7 @@ def read_source(name: str | Path) -> Source:
     try:
         return _read(str(name))
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror or error})") from error
+        raise cannot_be_read(str(name), error) from error
 
 
 def _read(name: str) -> Source:

@@ -47,30 +47,40 @@ class Split:
         return replace(self, entries=self.entries[start:stop])
 
     def wave(self, entry: Entry, config: SpectrogramConfig) -> Wave:
-        """(T,) in [-1, 1]. Raises ValueError with the reason why a note cannot be used."""
+        """(T,) in [-1, 1]. Raises ValueError with the reason why a note cannot be used, OSError as `Folder.read`."""
         content = entry.content
         if content is None:
             if entry.size is None:
                 raise ValueError("cannot be read (there is no such file)")
-            try:
-                content = self.folder.read(entry.file)
-            except OSError as error:
-                raise ValueError(f"cannot be read ({error.strerror or error})") from error
+            content = self.folder.read(entry.file)
         return (read_note if self.strict else convert_note)(content, config.sample_rate, config.num_samples)
 
     def waves(self, entries: Sequence[Entry], config: SpectrogramConfig) -> list[Wave | ValueError]:
-        """Of each entry, or why it cannot be used. S3 takes its time for each file: there they are read together."""
+        """Of each entry, or why it cannot be used. S3 takes its time for each file: there they are read together.
+
+        Raises ValueError where a file that was found cannot be read: a store that is away, or a permission that is
+        lacking, may be back in the next run, which would keep a shard without the note.
+        """
 
         def attempt(entry: Entry) -> Wave | ValueError:
             try:
                 return self.wave(entry, config)
             except ValueError as error:
                 return error
+            except OSError as error:
+                raise cannot_be_read(self.folder.sub(entry.file).name, error) from error
 
         if self.archive or not isinstance(self.folder, S3Folder):
             return [attempt(entry) for entry in entries]
         with ThreadPoolExecutor(self.folder.at_once) as readers:
             return list(readers.map(attempt, entries))
+
+
+def cannot_be_read(name: str, error: OSError) -> ValueError:
+    return ValueError(
+        f"{name}: cannot be read ({error.strerror or error}): mend it and run the same command again, which goes on "
+        "from what is finished"
+    )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder, LocalFolder
 from mars_dist.training.plan import Plan
 
+from ..storage.faulty import FaultyProxy
+
 
 class Lines(list[str]):
     """Collects what is said."""
@@ -55,6 +57,15 @@ def spoil(source: Path) -> dict[str, str]:
     soundfile.write(stereo, [[0.0, 0.0]] * 2000, 16_000)
     text.write_text("hello")
     return {missing.stem: "cannot be read", stereo.stem: "2 channels", text.stem: "not a wav file"}
+
+
+def pack(source: Path, folder: Path) -> Path:
+    """The archives of a source's splits."""
+    folder.mkdir()
+    for split in source.glob("nsynth-*"):
+        with tarfile.open(folder / f"{split.name}.jsonwav.tar.gz", "w:gz") as packed:
+            packed.add(split, split.name)
+    return folder
 
 
 def wav(source: Path, i: int) -> Path:
@@ -166,6 +177,49 @@ def test_a_source_that_changes_meanwhile_is_refused(
     assert any("shards 5/5 (4 kept)" in line for line in lines)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["a folder", "archives"])
+def test_a_store_that_is_away_for_a_while_costs_no_note(
+    packed: bool, short_notes: Path, short: SpectrogramConfig, bucket: str, s3_server: str, tmp_path: Path
+) -> None:
+    """Its token expires while the workers read the notes of a split; the next run has another one."""
+    notes, proxy, expected, out = Folder.open(bucket), FaultyProxy(s3_server), tmp_path / "expected", tmp_path / "out"
+    home = pack(short_notes, tmp_path / "archives") if packed else short_notes
+    for path in home.rglob("*.*"):
+        notes.sub(str(path.parent.relative_to(home))).send(path)
+    source = bucket.replace(s3_server, proxy.address)
+    preprocess(source, expected, short, shard_rows=5, progress=Lines())
+
+    def expire(line: str) -> None:
+        if "takes about" in line:
+            proxy.meant = lambda method, path: "valid" in path.partition("?")[0]
+            proxy.faults = ["403"]
+
+    with pytest.raises(ValueError, match=r"^s3://bucket/folder/nsynth-valid.*: cannot be read \(.*ACCESS_DENIED"):
+        preprocess(source, out, short, shard_rows=5, progress=expire)
+    assert MANIFEST not in contents(out)
+    proxy.faults = []
+    info = preprocess(source, out, short, shard_rows=5, progress=Lines())
+    assert not info.rejected and contents(out) == contents(expected)
+    proxy.close()
+
+
+def test_a_disk_that_is_unmounted_for_a_while_costs_no_note(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    """What was found and then is not there is no missing note."""
+    away = tmp_path / "away"
+
+    def unmount(line: str) -> None:
+        if "takes about" in line:
+            short_notes.rename(away)
+
+    with pytest.raises(ValueError, match=rf"^{short_notes}/nsynth-.*\.wav: cannot be read \(No such file"):
+        preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=unmount)
+    away.rename(short_notes)
+    info = preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=Lines())
+    assert not info.rejected and info.counts == {"train": 12, "valid": 4, "test": 3}
+
+
 def test_a_worker_that_is_killed_costs_nothing(short_notes: Path, short: SpectrogramConfig, tmp_path: Path) -> None:
     """Once the first shard is there; Ray starts another worker for what this one had."""
     expected, out, killed = tmp_path / "expected", tmp_path / "out", list[int]()
@@ -250,14 +304,9 @@ def test_archives_become_the_rows_that_the_folder_becomes(
 ) -> None:
     """Streamed to the workers; the last shards, which are missing, are made from a second pass."""
     spoil(short_notes)
-    for split in ("train", "valid", "test"):
-        with tarfile.open(tmp_path / f"nsynth-{split}.jsonwav.tar.gz", "w:gz") as packed:
-            packed.add(short_notes / f"nsynth-{split}", f"nsynth-{split}")
+    pack(short_notes, tmp_path / "archives")
     shutil.copytree(short_notes, tmp_path / "plain")
     shutil.rmtree(short_notes)
-    (tmp_path / "archives").mkdir()
-    for path in tmp_path.glob("*.tar.gz"):
-        path.rename(tmp_path / "archives" / path.name)
     plain = preprocess(tmp_path / "plain", tmp_path / "expected", short, shard_rows=5, progress=Lines())
     out = tmp_path / "out"
     archived = preprocess(tmp_path / "archives", out, short, shard_rows=5, progress=Lines())

@@ -222,7 +222,7 @@ def test_a_split_reads_its_files_by_its_rule(tmp_path: Path) -> None:
     soundfile.write(tmp_path / split.entries[0].file, tone(8000), 8000)
     assert split.wave(split.entries[0], CONFIG).shape == (LENGTH,)
     (tmp_path / split.entries[0].file).unlink()
-    with pytest.raises(ValueError, match=r"cannot be read \(No such file or directory\)"):
+    with pytest.raises(FileNotFoundError):
         split.wave(split.entries[0], CONFIG)
     [gone] = [entry for entry in read_source(tmp_path).splits["train"].entries if entry.size is None]
     with pytest.raises(ValueError, match="there is no such file"):
