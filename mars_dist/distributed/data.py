@@ -91,13 +91,15 @@ def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -
         raise ValueError(f"{pictures}: holds {source.kind}, not pictures: give the --out of mars preprocess")
     require_same(replace(run.spectrogram, cmx=source.spectrogram.cmx), source)
     info, folder = codes.info_of(source, tokenizer, run.tokenizer), Folder.open(out)
-    if MANIFEST in folder.list():
+    names = folder.list()
+    if MANIFEST in names:
         if DatasetInfo.load(folder) != info:
             raise ValueError(
                 f"{out}: holds another data set than these pictures and this tokenizer give: choose another --out"
             )
-        progress(f"{out}: finished already, {_counted(info)}: nothing to do")
-        return info
+        if _all_there(info, names):
+            progress(f"{out}: finished already, {_counted(info)}: nothing to do")
+            return info
     try:
         with sole_writer(folder, progress) as require_held:
             encode_shards(info, pictures, tokenizer, folder, progress)
@@ -201,7 +203,12 @@ def _finished(folder: Folder, notes_print: str, config: SpectrogramConfig) -> Da
             f"{folder.name}: holds pictures of other notes than --source has now: choose another --out, or delete "
             f"its {MANIFEST} to bring it up to date"
         )
-    return info if {shard.name for shard in info.shards} <= names else None
+    return info if _all_there(info, names) else None
+
+
+def _all_there(info: DatasetInfo, names: set[str]) -> bool:
+    """Whether no shard is missing: one that is damaged is deleted to be made again."""
+    return {shard.name for shard in info.shards} <= names
 
 
 def _cannot_be_written(out: str | os.PathLike[str], error: OSError) -> ValueError:

@@ -135,6 +135,25 @@ def test_a_bucket_gets_the_same_bytes(
     assert {name: folder.read(name) for name in folder.list()} == contents(tmp_path / "pictures")
 
 
+def test_codes_that_are_damaged_are_made_again_as_is_told(
+    trained_tokenizer: Plan, short_pictures: str, tmp_path: Path
+) -> None:
+    """The shard that was deleted alone, where dataset.json stands already."""
+    out, lines = tmp_path / "codes", Lines()
+    info = encode(short_pictures, trained_tokenizer.folder, str(out), progress=lines)
+    before, shard = contents(out), info.shards[0].name
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet") if path.name != shard}
+    (out / shard).write_bytes(before[shard][:-1])
+    with pytest.raises(ValueError, match=f"{shard}: cannot be read .*: delete it and run the command that makes"):
+        Rows(out, "train").read(["codes"])
+    (out / shard).unlink()
+    assert encode(short_pictures, trained_tokenizer.folder, str(out), progress=lines) == info
+    assert contents(out) == before and {path: path.stat().st_mtime_ns for path in kept} == kept
+    lines.clear()
+    assert encode(short_pictures, trained_tokenizer.folder, str(out), progress=lines) == info
+    assert lines == [f"{out}: finished already, 12 train, 4 valid, 3 test: nothing to do"]
+
+
 @pytest.mark.parametrize("command", ["preprocess", "encode"])
 def test_a_folder_has_one_writer(
     command: str,

@@ -108,6 +108,12 @@ def test_stopped_in_the_middle_it_goes_on_to_the_end(
     later = json.loads((out / "summary.json").read_text())
     assert later.keys() == summary.keys() and all(later[name] == summary[name] for name in timeless)
 
+    shard = out / "codes" / "train-00000.parquet"
+    content = shard.read_bytes()
+    shard.unlink()
+    quickstart.run(options)
+    assert shard.read_bytes() == content and models(out).keys() == before.keys()
+
 
 def require_summary(summary: dict[str, Any]) -> None:
     """Exactly what docs/quickstart.md says of summary.json."""
