@@ -109,17 +109,18 @@ def make_shard(job: Job, folder: Folder, config: SpectrogramConfig) -> Made:
 
 
 def estimate_bytes(splits: Iterable[Split], config: SpectrogramConfig) -> int:
-    """What the shards of all notes will take, by some of each split's."""
+    """What the shards of all notes will take, by some of those of each split that have a file."""
     total = 0
     for split in splits:
-        num = len(split.entries)
+        found = replace(split, entries=tuple(entry for entry in split.entries if entry.size is not None))
+        num = len(found.entries)
         if split.archive:  # what lies at its beginning is soon reached
-            [(_, some)] = filled([split.cut(0, NOTES_TRIED)])
+            [(_, some)] = filled([found.cut(0, NOTES_TRIED)])
         else:
-            some = replace(split, entries=split.entries[:: -(-num // NOTES_TRIED)])
+            some = replace(found, entries=found.entries[:: max(1, -(-num // NOTES_TRIED))])
         columns, _ = read_pictures(some, config)
-        if tried := len(columns["picture"]):
-            total += shard_bytes(columns, {}).size * num // tried
+        if len(columns["picture"]):
+            total += shard_bytes(columns, {}).size * num // len(some.entries)
     return total
 
 

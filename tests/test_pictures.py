@@ -2,6 +2,7 @@
 
 import os
 import re
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -18,7 +19,9 @@ from mars_dist import pictures, storage
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
+from mars_dist.dataset import shard_bytes
 from mars_dist.pictures import Made, estimate_bytes, find_made, make_shard, plan, read_pictures
+from mars_dist.sources.archive import filled
 from mars_dist.sources.read import read_source
 from mars_dist.sources.source import Split
 from mars_dist.spectrogram import picture_from_wave
@@ -119,6 +122,35 @@ def test_a_wav_that_was_found_and_cannot_be_read_is_not_left_out(
         with pytest.raises(ValueError, match=re.escape(expected)):
             work()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["a folder", "an archive"])
+@pytest.mark.parametrize(("reason", "tried"), [("cannot be read", 2), ("empty", 16)], ids=["missing", "damaged"])
+def test_the_room_is_that_of_the_notes_that_can_be_used(
+    reason: str,
+    tried: int,
+    packed: bool,
+    short_notes: Path,
+    train: Split,
+    short: SpectrogramConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A quarter of all."""
+    monkeypatch.setattr(pictures, "NOTES_TRIED", tried)
+    for i in range(12):
+        if i % 4:
+            BAD[reason](wav(train, i))
+    source = short_notes
+    if packed:
+        source = tmp_path / "notes.tar"
+        with tarfile.open(source, "w") as archived:
+            archived.add(short_notes / "nsynth-train", "nsynth-train")
+    split = read_source(source).splits["train"]
+    columns, _ = read_pictures(next(filled([split]))[1] if packed else split, short)
+    assert len(columns["picture"]) == 3
+    taken = shard_bytes(columns, {}).size
+    assert 0.7 * taken < estimate_bytes([split], short) < 1.4 * taken
 
 
 class Counting(FaultyProxy):
