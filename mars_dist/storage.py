@@ -29,7 +29,8 @@ from mars_dist.whole import HALF_WRITTEN, whole
 ATTEMPTS = 8
 """Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
-CHUNK = 2**20
+CHUNK = 2**23
+"""Bytes that are read of a large file at once: from S3 each is a request, which takes some tens of milliseconds."""
 WEEK = 7 * 24 * 3600
 """Seconds: the longest that S3 grants to an address."""
 SETTINGS = ("endpoint_override", "scheme", "region")
@@ -98,7 +99,7 @@ class Folder(ABC):
 
     def read(self, file: str) -> bytes:
         """Raises OSError."""
-        with self.files.open_input_stream(self.at(file)) as stream:
+        with self.files.open_input_file(self.at(file)) as stream:
             return stream.read()
 
     @abstractmethod

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mars_dist.nsynth import SPLITS, notes_of
 from mars_dist.sources.nsynth_folder import AUDIO, EXAMPLES
 from mars_dist.sources.source import Entry, Split, cannot_be_read
-from mars_dist.storage import Folder
+from mars_dist.storage import CHUNK, Folder
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
 LARGEST_TABLE, LARGEST_SOUND = 2**30, 2**26
@@ -97,7 +97,8 @@ def members(folder: Folder, archive: str) -> Iterator[Member]:
     """The files of all splits, in the archive's order. Raises ValueError where it is damaged or cannot be read."""
     with (
         _named(folder, archive),
-        folder.files.open_input_stream(folder.at(archive), compression=None) as packed,
+        # tarfile and gzip ask for some thousand bytes at once.
+        folder.files.open_input_stream(folder.at(archive), compression=None, buffer_size=CHUNK) as packed,
         packed if archive.endswith(".tar") else gzip.GzipFile(fileobj=packed) as stream,
         tarfile.open(fileobj=stream, mode="r|") as archived,
     ):

@@ -21,6 +21,8 @@ from mars_dist.sources.read import read_source
 from mars_dist.sources.source import Split, fingerprint
 from mars_dist.storage import Folder
 
+from ..storage.faulty import FaultyProxy
+
 ENTRY = {
     "note": 278915,
     "sample_rate": 16000,
@@ -280,3 +282,15 @@ def test_sources_may_lie_in_a_bucket(source: Path, packed: Path, bucket: str) ->
     alone = read_source(bucket.replace("/folder", "/folder/packed/nsynth-valid.jsonwav.tar.gz"))
     assert alone.splits["valid"] == replace(archived.splits["valid"], folder=alone.splits["valid"].folder)
     assert os.path.basename(alone.splits["valid"].folder.path) == "packed"
+
+
+def test_an_archive_in_a_bucket_is_read_in_few_requests(
+    source: Path, tmp_path: Path, bucket: str, s3_server: str
+) -> None:
+    """Whatever tarfile and gzip ask for at once."""
+    (source / "nsynth-train" / "more").write_bytes(os.urandom(2**20))
+    path = pack(source, tmp_path / "nsynth-train.jsonwav.tar.gz", "nsynth-train")
+    Folder.open(bucket).send(path)
+    proxy = FaultyProxy(s3_server)
+    read_source(bucket.replace(s3_server, proxy.address).replace("/folder", f"/folder/{path.name}"))
+    assert proxy.asked[f"GET /bucket/folder/{path.name}"] == 1

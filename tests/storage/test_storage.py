@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from mars_dist import storage
-from mars_dist.storage import Folder
+from mars_dist.storage import CHUNK, Folder
 from mars_dist.whole import HALF_WRITTEN
 
 from .faulty import Fault, FaultyProxy
@@ -136,6 +136,16 @@ def test_reading_goes_on_after_faults(faulty: tuple[FaultyProxy, Folder], fault:
     proxy.meant = lambda method, path: method == "GET"
     proxy.faults = [fault] * 2
     assert folder.read("a") == CONTENT and proxy.made == [fault] * 2
+
+
+def test_a_file_is_read_in_one_request_and_copied_in_few(faulty: tuple[FaultyProxy, Folder], tmp_path: Path) -> None:
+    proxy, folder = faulty
+    folder.write("a", bytes(2 * CHUNK + 1))
+    proxy.asked.clear()
+    assert len(folder.read("a")) == 2 * CHUNK + 1
+    assert proxy.asked["GET /bucket/folder/a"] == 1
+    folder.fetch("a", tmp_path / "a")
+    assert proxy.asked["GET /bucket/folder/a"] == 1 + 3
 
 
 def test_no_half_of_an_upload_is_ever_seen(faulty: tuple[FaultyProxy, Folder]) -> None:
