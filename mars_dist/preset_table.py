@@ -22,6 +22,16 @@ What each preset is, and what it costs, counted by dry runs of the real modules 
 
 """
 OUTRO = """
+A preset of your own is a `.toml`, which every command takes where a preset is:
+
+    preset = "tiny"                      # what all that is not said is taken from
+    [tokenizer.tokenizer]
+    scales = ["1x1", "2x1", "4x1", "16x4"]
+    [tokenizer.train]
+    steps = 3000
+    [autoregressor.optim]
+    lr = 2e-3
+
 Remade by `mars presets --markdown > docs/presets.md`; a test compares. `mars presets mine.toml` shows one of your own.
 """
 

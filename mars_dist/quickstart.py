@@ -59,7 +59,7 @@ def run(options: Quickstart) -> None:
         "figures": out / "summary.json",
         "tokenizer": tokenizer,
         "autoregressor": model,
-        "curves, pictures, sounds": f"tensorboard --logdir {out}",
+        "curves, pictures, sounds": f"tensorboard --logdir {out}  (pip install tensorboard)",
     }.items():
         say(f"{what:25} {path}")
     say(f"{'make a note yourself':25} mars sample {model} --pitch 60 --family guitar --out samples/")

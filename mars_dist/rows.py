@@ -82,8 +82,8 @@ class Rows:
         except (OSError, pa.ArrowException) as error:
             raise ValueError(
                 f"{self.folder.name}/{shard}: cannot be read ({error}): "
-                "delete it and run the command that makes the data set again, which remakes this shard alone, unless its "
-                "store is only away"
+                "delete it and run the command that makes the data set again, which remakes this shard alone, "
+                "unless its store is only away"
             ) from error
         lacking = [name for name in columns if name not in table.column_names]
         if lacking or table.num_rows != num_rows:

@@ -34,9 +34,12 @@ the first lines of a run (ms/step), then check again with the utilisation that i
 COMMANDS = """
 ## The commands
 
+NSynth's three archives (json/wav) are at https://magenta.withgoogle.com/datasets/nsynth: put them into nsynth/
+as they are.
+
     mars check base --workers 8 --device h100 --price 4
     mars preprocess base --source nsynth/ --out s3://bucket/pictures
-    mars check base --workers 8 --data s3://bucket/pictures --out /shared/run    # on the cluster
+    mars check base --workers 8 --data s3://bucket/pictures --out /shared/run    # on the cluster: docs/training.md
     mars train-tokenizer base --data s3://bucket/pictures --out /shared/run/tokenizer --workers 8
     mars encode --tokenizer /shared/run/tokenizer --data s3://bucket/pictures --out s3://bucket/codes
     mars train-ar base --tokenizer /shared/run/tokenizer --data s3://bucket/codes --out /shared/run/ar --workers 8
