@@ -137,8 +137,12 @@ class HeldOut:
         self.rows, self.columns, self.prepare = rows, columns, prepare
 
     def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
-        """A worker's slice of about `num_rows` rows."""
-        numbers = evenly(self.rows.num_rows, self.num_evenly(num_rows, world_size))
+        """A worker's slice of about `num_rows` rows: the same ones, less a few, for other numbers of workers.
+
+        What was measured on as many is the best so far for those that follow.
+        """
+        num = self.num_evenly(num_rows, world_size)
+        numbers = evenly(self.rows.num_rows, max(min(num_rows, self.rows.num_rows), num))[:num]
         return self.prepare(self.rows.take(np.array_split(numbers, world_size)[rank], self.columns))
 
     def num_evenly(self, num_rows: int, world_size: int) -> int:

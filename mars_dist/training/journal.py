@@ -14,6 +14,8 @@ from mars_dist.addresses import Address
 from mars_dist.storage import Folder
 
 METRICS = "metrics.jsonl"
+FLUSH_SECONDS = 5
+"""Until TensorBoard's events are on the disk: what a killed run had not written is missing for ever."""
 
 
 class Journal:
@@ -21,7 +23,10 @@ class Journal:
 
     def __init__(self, folder: Path, name: str, steps: int, first_step: int, say: Callable[[str], None] | None) -> None:
         self.folder, self.name, self.steps, self.say = folder, name, steps, say
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if say else None
+        # What follows the steps that are done takes the place of what was told of them before.
+        following = first_step + 1 if first_step else 0
+        tensorboard = str(folder / "tensorboard")
+        self.writer = SummaryWriter(tensorboard, purge_step=following, flush_secs=FLUSH_SECONDS) if say else None
         self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
         self.has_shown = False
         """Whether notes were shown, in this start of the run."""
@@ -61,6 +66,8 @@ class Journal:
     def stalled(self, step: int) -> Iterator[None]:
         """Time how long a checkpoint keeps training waiting."""
         start = perf_counter()
+        if self.writer:
+            self.writer.flush()
         yield
         self.keep("checkpoint", step, {"stall_seconds": perf_counter() - start})
 

@@ -213,6 +213,16 @@ def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) 
     assert torch.cat(slices).tolist() == [0, 47, 94, 141, 188, 235, 282, 329]
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 5, 7])
+def test_validation_rows_are_the_same_for_other_numbers_of_workers(rows: Rows, world_size: int) -> None:
+    """But for a few at the end: what is the best so far was measured on them."""
+    held_out = HeldOut(rows, ["pitch"], prepare)
+    alone = held_out.evenly(64, 0, 1)["pitch"].tolist()
+    slices = [held_out.evenly(64, rank, world_size)["pitch"] for rank in range(world_size)]
+    together = torch.cat(slices).tolist()
+    assert together == alone[: len(together)] and len(alone) - len(together) < world_size
+
+
 def test_of_fewer_held_out_rows_than_workers_several_have_the_same(rows: Rows, tmp_path: Path) -> None:
     held_out = HeldOut(rows, ["pitch"], prepare)
     assert held_out.num_evenly(2, 3) == 3 and held_out.num_evenly(10, 3) == 9

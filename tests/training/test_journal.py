@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -48,6 +49,21 @@ def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path: Path) -> Non
     lines = read_metrics(tmp_path, "train")
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
     assert [line["mse"] for line in read_metrics(tmp_path, "valid")] == [2.0]
+
+
+def test_what_tensorboard_was_told_before_a_checkpoint_is_on_the_disk_and_stays_seen(tmp_path: Path) -> None:
+    """A run that is killed after it repeats nothing of it, and hides nothing."""
+    killed = Journal(tmp_path, "tokenizer", steps=10, first_step=0, say=print)
+    killed.validation(2, {"mse": 0.5})
+    with killed.stalled(2):
+        end = monotonic() + 20
+        while not any(event.step == 2 for event in events(tmp_path / "tensorboard")):
+            assert monotonic() < end
+            sleep(0.05)
+    sleep(1)  # files of one second have one name
+    Journal(tmp_path, "tokenizer", steps=10, first_step=2, say=print).close()
+    *_, begins = (event for event in events(tmp_path / "tensorboard") if event.HasField("session_log"))
+    assert begins.step == 3, "from there on former events are hidden"
 
 
 def test_a_run_that_begins_anew_forgets_what_was_told_before(tmp_path: Path) -> None:
