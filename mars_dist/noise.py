@@ -19,9 +19,9 @@ def signed(value: int) -> int:
 STRIDE, FIRST, SECOND = map(signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def keys(seed: int, ids: Sequence[int]) -> Tensor:
+def keys(seed: int, ids: Sequence[int] | Tensor) -> Tensor:
     """(B,): the key of each id's stream of numbers."""
-    return at(at(torch.tensor(signed(seed % 2**64)), torch.tensor(0)), torch.tensor(ids))
+    return at(at(torch.tensor(signed(seed % 2**64)), torch.tensor(0)), torch.as_tensor(ids))
 
 
 def uniform(key: Tensor, place: Tensor) -> Tensor:

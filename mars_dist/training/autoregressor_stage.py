@@ -4,6 +4,8 @@ Suffixes: B batch, L codes over all scales, k the codes of one scale, C code wid
 N blocks.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,20 +80,18 @@ class AutoregressorStage:
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""
 
-        def noise(stream: int, num: int) -> Tensor:
-            uniform_BU = keyed_uniform(self.train.seed, step, batch["place"], num, stream)
-            return uniform_BU.to(self.run.device, non_blocking=True)
-
+        places_B = batch["place"].to(self.run.device, non_blocking=True)
+        noise = partial(keyed_uniform, self.train.seed, step, places_B)
         settings, conditions, codes_BL = self.config.autoregressor, self.conditions_of(batch), batch["codes"]
-        conditions = self.drop_conditions(conditions, noise(0, 2 + len(conditions)))
+        conditions = self.drop_conditions(conditions, noise(2 + len(conditions), stream=0))
         if settings.corrupt_codes > 0:
             latents_BChw = batch["latents"].to(self.run.device, non_blocking=True)
-            codes_BL, inputs_BLC = self.corrupt(latents_BChw, noise(1, 1 + 2 * codes_BL.shape[1]))
+            codes_BL, inputs_BLC = self.corrupt(latents_BChw, noise(1 + 2 * codes_BL.shape[1], stream=1))
         else:
             codes_BL = codes_BL.to(self.run.device, non_blocking=True)
             with torch.no_grad():
                 inputs_BLC = self.quantizer.next_inputs(codes_BL)
-        keep_BN = keep_blocks(noise(2, settings.depth), settings.drop_path) if settings.drop_path > 0 else None
+        keep_BN = keep_blocks(noise(settings.depth, stream=2), settings.drop_path) if settings.drop_path > 0 else None
         nats_K = mean_per_scale(self.model(inputs_BLC, conditions, keep_BN, codes_BL), self.code_spans)
         return {"cross_entropy": self.mean_over_scales(nats_K, settings.scale_weight)}
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mars_dist import noise
 from mars_dist.config import TrainConfig
 from mars_dist.dataset import ROWS_IN_GROUP, Columns
 from mars_dist.rows import Rows, evenly
@@ -178,7 +179,9 @@ def parts_of(batch: Batch, num: int) -> list[Batch]:
 
 
 def keyed_uniform(seed: int, step: int, places: torch.Tensor, num: int, stream: int = 0) -> torch.Tensor:
-    """(B, num) uniform noise in [0, 1) that depends on (seed, stream, step, place in the global batch) alone."""
-    keys = [[seed, (stream << 60) + (step << 24) + int(place)] for place in places]
-    rows = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
-    return torch.from_numpy(np.stack([row.random(num, dtype=np.float32) for row in rows]))
+    """(B, num) uniform noise in [0, 1) that depends on (seed, stream, step, place in the global batch) alone.
+
+    It is computed where the places lie.
+    """
+    key_B = noise.keys(seed, (stream << 60) + (step << 24) + places)
+    return noise.uniform(key_B[:, None], torch.arange(num, device=places.device))
