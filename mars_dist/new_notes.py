@@ -6,6 +6,7 @@ Each note's noise is keyed by its place among all, so the same table gives the s
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -114,7 +115,10 @@ def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
     for part in over(partial(make_part, notes=notes, out=out), missing):
         done += len(part)
         say(f"notes {done}/{len(notes.asked)}")
-    rows = [row for part in notes.parts() for row in parse_json(out.sub(PARTS).read(name_of(part)), name_of(part))]
+    names = list(map(name_of, notes.parts()))
+    with ThreadPoolExecutor(out.at_once) as readers:
+        parts = list(readers.map(out.sub(PARTS).read, names))
+    rows = [row for name, part in zip(names, parts, strict=True) for row in parse_json(part, name)]
     out.write(LABELS, table(rows))  # written last: its presence means finished
     out.delete_folder(PARTS)
     say(f"{out.link(LABELS)}: {len(rows)} notes")
@@ -133,11 +137,12 @@ def make_part(part: range, notes: NewNotes, out: Folder) -> range:
     conditions = mars.complete(together, ids, notes.sampling)
     pictures_B1FN = mars.sample_pictures(conditions, ids, notes.sampling)
     waves_BT = wave_from_picture(pictures_B1FN, mars.spectrogram, notes.phase).cpu().numpy()
-    rows = []
-    for i, wave_T, words in zip(ids, waves_BT, mars.vocabulary.to_words(conditions), strict=True):
-        name = f"{i:08d}.wav"
-        out.sub(AUDIO).write(name, wav_bytes(wave_T, mars.spectrogram.sample_rate))
-        rows.append({"file": f"{AUDIO}/{name}"} | words)
+    names, audio = [f"{i:08d}.wav" for i in ids], out.sub(AUDIO)
+    with ThreadPoolExecutor(out.at_once) as writers:
+        files = [wav_bytes(wave_T, mars.spectrogram.sample_rate) for wave_T in waves_BT]
+        list(writers.map(audio.write, names, files))  # raises what one of them raised
+    described = zip(names, mars.vocabulary.to_words(conditions), strict=True)
+    rows = [{"file": f"{AUDIO}/{name}"} | words for name, words in described]
     out.sub(PARTS).write(name_of(part), as_json(rows))
     return part
 

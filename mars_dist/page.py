@@ -104,7 +104,10 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
         description=[
             f"{' and '.join(map(last_part, runs.values()))}, heard and measured on notes that training never had.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {phase}.",
-            *(f"{one.split}: {newness_of(plan.data, one.split)} that training never had." for one in evaluations),
+            *(
+                f"{split}: {new} that training never had."
+                for split, new in newness_of(plan.data, plan.num_notes).items()
+            ),
         ],
         sample_rate=info.spectrogram.sample_rate,
         notice=info.notice,

@@ -36,6 +36,8 @@ class Rows:
         self.folder = Folder.open(folder)
         self.info = DatasetInfo.load(self.folder)
         self.split = split
+        self.contents: dict[str, pq.FileMetaData] = {}
+        """Of the shards that were read: Parquet's tables of contents, each of which is a request to a store."""
         if not self.info.counts.get(split):
             have = ", ".join(name for name, rows in self.info.counts.items() if rows) or "none"
             raise ValueError(f"{folder}: holds no split {split!r}, it has {have}: name one of these")
@@ -76,7 +78,9 @@ class Rows:
         try:
             # A file of its own for each read: a Parquet reader is not safe to share among threads.
             with self.folder.files.open_input_file(self.folder.at(shard)) as stream:
-                reader = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=True)
+                known = self.contents.get(shard)
+                reader = pq.ParquetFile(stream, metadata=known, page_checksum_verification=True, pre_buffer=True)
+                self.contents[shard] = reader.metadata
                 wanted = [group.row_group for group in groups]
                 table = reader.read_row_groups(wanted, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as error:

@@ -101,16 +101,26 @@ def splits_of(data: str, asked: Asked) -> Mapping[str, int]:
     return asked
 
 
-def newness_of(data: str, split: str) -> str:
-    """What of a split's notes the data set's training notes are without: instruments, else pairs, else they alone."""
-    held_out = Rows(data, split)
-    if not held_out.info.counts.get("train"):
-        return "notes"
-    own, training = (rows.read(["instrument_str", "pitch"]) for rows in (held_out, Rows(data, "train")))
-    if not set(own["instrument_str"]) & set(training["instrument_str"]):
-        return "instruments"
-    pairs, trained = (set(zip(some["instrument_str"], some["pitch"], strict=True)) for some in (own, training))
-    return "notes" if pairs & trained else "(instrument, pitch) pairs"
+def newness_of(data: str, splits: Iterable[str]) -> dict[str, str]:
+    """What of each split's notes training never had, by the data set: instruments, else pairs, else the notes alone."""
+    named = ["instrument_str", "pitch"]
+    if not DatasetInfo.load(Folder.open(data)).counts.get("train"):
+        return dict.fromkeys(splits, "notes")
+    training = Rows(data, "train").read(named)
+    instruments, pairs = set(training["instrument_str"]), pairs_of(training)
+
+    def newness(split: str) -> str:
+        own = Rows(data, split).read(named)
+        if not instruments & set(own["instrument_str"]):
+            return "instruments"
+        return "notes" if pairs & pairs_of(own) else "(instrument, pitch) pairs"
+
+    return {split: newness(split) for split in splits}
+
+
+def pairs_of(columns: Columns) -> set[tuple[str, int]]:
+    """Instruments, each with a pitch that it has."""
+    return set(zip(columns["instrument_str"].tolist(), columns["pitch"].tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, mean_per_scale
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
-from mars_dist.config import AutoregressorRunConfig
+from mars_dist.config import AutoregressorConfig, AutoregressorRunConfig
 from mars_dist.dataset import Columns
 from mars_dist.histogram import Histogram
 from mars_dist.model import Mars, load_tokenizer, model_fingerprint, read_config, save_autoregressor
@@ -53,11 +53,13 @@ class AutoregressorStage:
         self.code_spans = tokenizer_run.tokenizer.code_spans
         self.quantizer, self.spectrogram = whole_tokenizer.quantizer.to(run.device), tokenizer_run.spectrogram
         self.areas_K = torch.tensor([float(size.area) for size in self.quantizer.schedule.sizes], device=run.device)
-        labels, settings = rows.read(LABELS), config.autoregressor
-        instruments = np.unique(labels["instrument_str"]).tolist() if settings.condition_on_instrument else ()
-        self.vocabulary = Vocabulary(tuple(instruments), settings.condition_on_qualities)
-        self.histogram = Histogram.of(self.vocabulary.of_rows(labels))
-        columns = CORRUPTED if settings.corrupt_codes > 0 else COLUMNS
+        # Rank 0 alone reads all labels: many workers would ask a store for many times as much.
+        vocabulary = Vocabulary()
+        self.histogram: Histogram | None = None
+        if run.rank == 0:
+            vocabulary, self.histogram = conditions_of(rows, config.autoregressor)
+        self.vocabulary = sharding.gather_objects(vocabulary)[0]
+        columns = CORRUPTED if config.autoregressor.corrupt_codes > 0 else COLUMNS
         self.batches = Batches(
             rows, columns, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
         )
@@ -136,6 +138,7 @@ class AutoregressorStage:
         """Write the folder; show and sound samples that are asked for as some held-out notes are."""
         metrics = {"step": step} | figures
         folder, vocabulary, histogram = self.run.folder, self.vocabulary, self.histogram
+        assert histogram, "on rank 0 alone"
         save_autoregressor(folder, weights, self.config, vocabulary, histogram, self.tokenizer_folder, metrics)
         # A few notes are not worth a copy of the weights beside all that a training holds.
         mars = Mars.from_pretrained(folder, self.run.device, pack=False)
@@ -188,6 +191,14 @@ class AutoregressorStage:
         """The mean weighted by each scale's tokens to the power of `scale_weight`."""
         weights_K = self.areas_K**scale_weight
         return (figures_K * weights_K).sum() / weights_K.sum()
+
+
+def conditions_of(rows: Rows, config: AutoregressorConfig) -> tuple[Vocabulary, Histogram]:
+    """What notes can be asked for, and how often the data set has each of it."""
+    labels = rows.read(LABELS)
+    instruments = np.unique(labels["instrument_str"]).tolist() if config.condition_on_instrument else ()
+    vocabulary = Vocabulary(tuple(instruments), config.condition_on_qualities)
+    return vocabulary, Histogram.of(vocabulary.of_rows(labels))
 
 
 def keep_blocks(uniform_BN: Tensor, drop_path: float) -> Tensor:

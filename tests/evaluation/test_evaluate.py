@@ -79,9 +79,9 @@ def test_what_is_new_of_held_out_notes_is_found_in_the_data(short_pictures: str,
             write_shard(folder, f"{split}.parquet", rows, {})
         shards = tuple(Shard(f"{split}.parquet", split, len(columns["pitch"])) for split in splits)
         replace(info, shards=shards).save(folder)
-        return newness_of(folder.name, "valid")
+        return newness_of(folder.name, ["valid"])["valid"]
 
-    assert newness_of(short_pictures, "valid") == newness_of(short_pictures, "test") == "instruments"
+    assert newness_of(short_pictures, ("valid", "test")) == {"valid": "instruments", "test": "instruments"}
     assert newness(20, there=True) == "(instrument, pitch) pairs"
     assert newness(0, there=True) == newness(0) == "notes"
 

@@ -9,9 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
 import boto3
+import numpy as np
 import pytest
 
 from mars_dist import storage
+from mars_dist.rows import Rows
 from mars_dist.storage import CHUNK, Folder
 from mars_dist.whole import HALF_WRITTEN
 
@@ -146,6 +148,20 @@ def test_a_file_is_read_in_one_request_and_copied_in_few(faulty: tuple[FaultyPro
     assert proxy.asked["GET /bucket/folder/a"] == 1
     folder.fetch("a", tmp_path / "a")
     assert proxy.asked["GET /bucket/folder/a"] == 1 + 3
+
+
+def test_a_shards_table_of_contents_is_read_once(faulty: tuple[FaultyProxy, Folder], short_pictures: str) -> None:
+    proxy, folder = faulty
+    for path in Path(short_pictures).iterdir():
+        folder.send(path)
+    rows, columns = Rows(folder.name, "valid"), ["picture", "pitch"]
+    asked = []
+    for _ in range(3):
+        proxy.asked.clear()
+        found = rows.read_group(rows.groups[0], columns)
+        asked.append(proxy.asked[f"GET /bucket/folder/{rows.groups[0].shard}"])
+    assert asked[0] == asked[1] + 1 == asked[2] + 1
+    assert np.array_equal(found["picture"], Rows(short_pictures, "valid").read(["picture"])["picture"])
 
 
 def test_no_half_of_an_upload_is_ever_seen(faulty: tuple[FaultyProxy, Folder]) -> None:
