@@ -22,9 +22,9 @@ from mars_dist.losses import reconstruction_loss
 from mars_dist.precision import settled
 from mars_dist.presets import Preset
 from mars_dist.tokenizer import Tokenizer
-from mars_dist.training import muon, sharding
+from mars_dist.training import sharding
 from mars_dist.training.batches import rows_at_once
-from mars_dist.training.muon import orthogonal, stacks
+from mars_dist.training.muon import orthogonal, orthogonal_flops, stacks
 from mars_dist.training.optim import matrices_of, num_moments
 from mars_dist.training.recomputation import BLOCKS, recompute
 
@@ -117,7 +117,7 @@ def autoregressor_cost(config: AutoregressorRunConfig, tokenizer: TokenizerConfi
 
 def muon_flops(model: nn.Module, config: OptimConfig) -> int:
     """Of a step, all workers together."""
-    return sum(muon.flops_of(matrix) for matrix in matrices_of(model, config))
+    return sum(orthogonal_flops(matrix) for matrix in matrices_of(model, config))
 
 
 def adversary_flops(config: TokenizerRunConfig) -> int:

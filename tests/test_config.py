@@ -80,9 +80,6 @@ INVALID: dict[str, Callable[[], object]] = {
         tokenizer=TokenizerConfig(scales=(Size(1, 1), Size(8, 8))), codebook=CodebookConfig(dropout=0.1)
     ),
     "adversary.weight: -1 must be 0 or more": lambda: AdversaryConfig(weight=-1),
-    "train.patience: 3 validations without better weights never come with an adversary": lambda: TokenizerRunConfig(
-        adversary=AdversaryConfig(weight=0.3), train=TrainConfig(patience=3)
-    ),
     "adversary.resolutions: [0-9]* halve the picture's 256 cells": lambda: TokenizerRunConfig(
         adversary=AdversaryConfig(resolutions=2**53)
     ),

@@ -40,11 +40,6 @@ class TokenizerRunConfig:
                 f"codebook.dropout: {self.codebook.dropout} keeps the first {FEWEST_SCALES} scales or more, and there "
                 f"are {len(self.tokenizer.scales)}: choose 0, or more scales"
             )
-        if self.adversary.weight and self.train.patience:
-            raise ValueError(
-                f"train.patience: {self.train.patience} validations without better weights never come with an "
-                "adversary, which makes the newest the best: choose 0, or adversary.weight 0"
-            )
         smallest = min(self.spectrogram.num_bins, self.spectrogram.num_frames)
         if self.adversary.resolutions > smallest.bit_length():
             raise ValueError(

@@ -134,7 +134,8 @@ class TrainConfig:
     compile: bool = False
     """Blocks by torch.compile: for GPUs, after a minute or two at the start of each run; needs a compiler of C."""
     patience: int = 0
-    """Early stopping: validations in a row without a better one after which training ends; 0: it never does."""
+    """Early stopping: validations in a row without a better one after which training ends; 0: it never does. With an
+    adversary the newest weights are the best, so it never does either."""
 
     def __post_init__(self) -> None:
         counts = (

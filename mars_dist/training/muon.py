@@ -75,8 +75,8 @@ def stacks(matrices: Iterable[nn.Parameter], workers: int) -> Iterator[list[nn.P
             yield alike[start : start + num]
 
 
-def flops_of(matrix: Tensor) -> int:
-    """What the products of `orthogonal` take of one matrix."""
+def orthogonal_flops(matrix: Tensor) -> int:
+    """What the products of `orthogonal` take for one matrix."""
     short, long = sorted(matrix.shape)
     return ITERATIONS * (4 * short**2 * long + 2 * short**3)
 
