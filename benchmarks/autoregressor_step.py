@@ -77,7 +77,7 @@ def our_step(precision: str, shapes: PlainConfig = PLAIN, batch: int = BATCH) ->
     def step() -> None:
         model(inputs_BLC, conditions, codes_BL=codes_BL).mean().backward()
         parameters = list(model.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm(sharding.gradients_of(parameters))
         if sharding.whole(norm) > 2.0:
             torch.nn.utils.clip_grads_with_norm_(parameters, 2.0, norm)
         optimizer.step()

@@ -33,7 +33,9 @@ def places_of(histogram: Histogram) -> tuple[list[str], list[int], set[Place]]:
 
 def velocity_of(histogram: Histogram) -> int:
     """The usual one, or that of training's which is nearest to it: what it never had it has not learnt."""
-    return min((VELOCITIES[i] for i in histogram.columns["velocity"]), key=lambda had: abs(had - USUAL_VELOCITY))
+    return min(
+        (VELOCITIES[i] for i in np.unique(histogram.columns["velocity"])), key=lambda had: abs(had - USUAL_VELOCITY)
+    )
 
 
 def sample_grid(task: Task, folder: Address, over: Map) -> dict[Place, Version]:

@@ -60,8 +60,7 @@ class Adversary:
         loss = discriminator_loss(real, fake) * len(y_B1FN) * sharding.num_workers() / num_pictures
         loss.backward()
         sharding.average_gradients(self.discriminator)
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        norm = get_total_norm(gradients).item()
+        norm = get_total_norm(sharding.gradients_of(self.parameters.values())).item()
         if not math.isfinite(norm):  # alike on all workers
             raise TrainingFailed(f"the adversary's gradient is {norm}: try a lower --adversary.lr")
         for group in self.optimizer.param_groups:

@@ -57,7 +57,7 @@ class AutoregressorStage:
         vocabulary = Vocabulary()
         self.histogram: Histogram | None = None
         if run.rank == 0:
-            vocabulary, self.histogram = conditions_of(rows, config.autoregressor)
+            vocabulary, self.histogram = counted(rows, config.autoregressor)
         self.vocabulary = sharding.gather_objects(vocabulary)[0]
         columns = CORRUPTED if config.autoregressor.corrupt_codes > 0 else COLUMNS
         self.batches = Batches(
@@ -193,7 +193,7 @@ class AutoregressorStage:
         return (figures_K * weights_K).sum() / weights_K.sum()
 
 
-def conditions_of(rows: Rows, config: AutoregressorConfig) -> tuple[Vocabulary, Histogram]:
+def counted(rows: Rows, config: AutoregressorConfig) -> tuple[Vocabulary, Histogram]:
     """What notes can be asked for, and how often the data set has each of it."""
     labels = rows.read(LABELS)
     instruments = np.unique(labels["instrument_str"]).tolist() if config.condition_on_instrument else ()

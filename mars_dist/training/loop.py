@@ -103,8 +103,7 @@ def update(stage: Stage, batch: Batch, step: int, optimizer: torch.optim.Optimiz
         group["lr"] = rate
     terms = backward(stage, batch, step, run.world_size)
     parameters = list(stage.model.parameters())
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total_norm = nn.utils.get_total_norm(gradients)
+    total_norm = nn.utils.get_total_norm(sharding.gradients_of(parameters))
     # One wait for a GPU instead of several.
     *figures, norm = torch.stack([*terms.values(), sharding.whole(total_norm)]).tolist()
     values = dict(zip(terms, figures, strict=True))

@@ -95,6 +95,11 @@ def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
+def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Of those that have one."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 def let_go(model: nn.Module) -> None:
     """Parameters that were gathered are gathered anew by the next forward pass: their shards have changed.
 
@@ -196,7 +201,7 @@ def gather_objects(value: T) -> list[T]:
 
 def average_gradients(model: nn.Module) -> None:
     """Set the gradients of a model that every worker holds whole to their mean over the workers."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = gradients_of(model.parameters())
     mean = sum_over_workers(torch.cat([gradient.flatten() for gradient in gradients])) / dist.get_world_size()
     for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
