@@ -117,11 +117,12 @@ def host_bytes(
     # Of a store that is far away, a disk takes half as many; twice, since what is decompressed grows into place.
     window = min(notes, train.shuffle_rows + train.batch_size + 2 * read_at_once) * num_values * STORED
     ahead = (PREFETCH + 1) * ceil(train.batch_size / workers) * num_values * prepared
-    validated = min(notes, train.validation_rows) // workers * num_values * (STORED + prepared)
-    validated += min(notes, read_at_once) * num_values * STORED
+    held_out = min(notes, train.validation_rows) // workers * num_values
+    first_read = (held_out + min(notes, read_at_once) * num_values) * STORED
     exported = 2 * parameters * FLOAT32
+    always = PROCESS + window + ahead + held_out * prepared
     if device.kind == "cuda":
-        return PROCESS + window + ahead + max(validated, exported)
+        return always + max(first_read, exported)
     kept = memory.weights + memory.moments + memory.average
     step = memory.gradients + memory.gathered + round((1 + ALLOCATOR) * memory.activations)
-    return PROCESS + window + ahead + kept + max(step, memory.weights + max(validated, exported))
+    return always + kept + max(step, memory.weights + max(first_read, exported))

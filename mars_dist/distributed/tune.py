@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 # Read by Ray: not each report has each metric, and what is written and said is up to the records.
 os.environ |= {
@@ -22,6 +22,7 @@ os.environ |= {
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.train import Checkpoint
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -49,6 +50,8 @@ from mars_dist.sweeps.study import REPORTS, Stage, Study, Trial
 from mars_dist.sweeps.sweep import named
 from mars_dist.training.plan import Plan
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
 DRIVER_MEMORY = 2**29
 """Bytes that a trial's driver is counted with. On CPUs it takes no other part: it waits while its workers compute, and
 measures when they are gone."""
@@ -158,10 +161,11 @@ def train_and_measure(study: Study, trial: Trial, on_gpu: bool, stop: Event) -> 
     """Every stage, then the model as `mars evaluate` measures it. Raises Behind where it was told to stop."""
     keep_freed_memory()
     torch.set_num_threads(study.workers)
+    run_model = on_a_gpu if on_gpu else in_this_process
     flops = 0.0
     for place, stage in enumerate(study.stages(trial)):
         if study.sweep.kind == "both" and place == 1:
-            encode_here(study.data, stage.plan.tokenizer_folder, stage.plan.data)
+            run_model(encode_here, study.data, stage.plan.tokenizer_folder, stage.plan.data)
         if study.sweep.seconds:
             train_plan(stage.pace(), study.workers, on_gpu, stop)
             stage = stage.in_seconds(study.sweep.seconds)
@@ -170,9 +174,33 @@ def train_and_measure(study: Study, trial: Trial, on_gpu: bool, stop: Event) -> 
             tune.report(report)
         train_plan(stage.plan, study.workers, on_gpu, stop, so_far)
         flops += stage.flops
+    return run_model(measure, study, trial)
+
+
+def measure(study: Study, trial: Trial) -> dict[str, float]:
+    """The trial's score: of each metric its figure on held-out notes."""
     task = Task({"": study.model(trial)}, study.data, "valid", AS_ASKED, DEFAULT, Judges(), references=False)
     measures = evaluate(task, study.num_notes, 0, silent, map).measures
     return {name: measures[metric.measure][metric.line].value for name, metric in known(study.sweep.kind).items()}
+
+
+def in_this_process(work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """work(...), with the CPUs that the trial's workers have left."""
+    return work(*args, **kwargs)
+
+
+def on_a_gpu(work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """work(...) in a process of its own, which has one of the GPUs that the trial's workers have left.
+
+    Raises what the work raises.
+    """
+    # A strategy of its own: else it would have to do with what the driver itself was given.
+    remote: Any = ray.remote(num_gpus=1, scheduling_strategy="DEFAULT")(work)
+    try:
+        result: Result = ray.get(remote.remote(*args, **kwargs))
+    except RayTaskError as error:
+        raise error.cause from None
+    return result
 
 
 def train_plan(plan: Plan, workers: int, on_gpu: bool, stop: Event, *callbacks: TuneReportCallback) -> None:

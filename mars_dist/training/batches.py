@@ -6,6 +6,7 @@ A slice lies in few row groups (order.py), so workers share the reading as they 
 import math
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import count
 from time import perf_counter
 from typing import NamedTuple
@@ -132,12 +133,16 @@ class Batches:
 
 
 class HeldOut:
-    """Rows that lie evenly over a split: the same ones at any time."""
+    """Rows that lie evenly over a split: the same ones at any time, so they are read once and kept.
+
+    To read a row means to decode its whole group.
+    """
 
     def __init__(self, rows: Rows, columns: list[str], prepare: Callable[[Columns], Batch]) -> None:
         self.rows, self.columns, self.prepare = rows, columns, prepare
+        self.evenly = lru_cache(maxsize=2)(self._evenly)
 
-    def evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
+    def _evenly(self, num_rows: int, rank: int, world_size: int) -> Batch:
         """A worker's slice of about `num_rows` rows: the same ones, less a few, for other numbers of workers.
 
         What was measured on as many is the best so far for those that follow.

@@ -12,19 +12,32 @@ from mars_dist.distributed.cluster import num_tasks
 DRIVER = """
 import json
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from mars_dist.distributed.cluster import over_cluster, over_gpus
+from mars_dist.distributed.tune import on_a_gpu
 
 ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 given = lambda _: ray.get_runtime_context().get_accelerator_ids()["GPU"]
-print(json.dumps([list(over(given, range(3))) for over in (over_gpus, over_cluster)]))
+
+def trial():
+    try:
+        on_a_gpu(lambda: int("no number"))
+    except ValueError as error:
+        return given(0), on_a_gpu(given, 0), str(error)
+
+as_tune_does = PlacementGroupSchedulingStrategy(ray.util.placement_group([{"CPU": 1}]), 0, True)
+of_trial = ray.get(ray.remote(scheduling_strategy=as_tune_does)(trial).remote(), timeout=60)
+print(json.dumps([*(list(over(given, range(3))) for over in (over_gpus, over_cluster)), of_trial]))
 """
 
 
 def test_work_of_models_is_given_a_gpu() -> None:
     done = subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, text=True, check=True)
-    with_models, without = json.loads(done.stdout.splitlines()[-1])
+    with_models, without, (to_trial, to_its_model, error) = json.loads(done.stdout.splitlines()[-1])
     assert with_models == [["0"]] * 3
     assert without == [[]] * 3
+    assert (to_trial, to_its_model) == ([], ["0"]), "a sweep's driver has none, what encodes and measures for it has"
+    assert error == "invalid literal for int() with base 10: 'no number'", "as the work itself raised it"
 
 
 @pytest.mark.parametrize(

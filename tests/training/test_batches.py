@@ -213,6 +213,15 @@ def test_validation_rows_lie_evenly_over_the_split(rows: Rows, world_size: int) 
     assert torch.cat(slices).tolist() == [0, 47, 94, 141, 188, 235, 282, 329]
 
 
+def test_validation_rows_are_read_once(tmp_path: Path) -> None:
+    """To read one is to decode its whole group: of a large split, thousands of notes for some hundred."""
+    held_out = HeldOut(numbered(tmp_path, 100), ["pitch"], prepare)
+    mine, shown = held_out.evenly(8, 1, 2), held_out.evenly(3, 0, 1)
+    for shard in tmp_path.glob("*.parquet"):
+        shard.unlink()
+    assert held_out.evenly(8, 1, 2) is mine and held_out.evenly(3, 0, 1) is shown
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 5, 7])
 def test_validation_rows_are_the_same_for_other_numbers_of_workers(rows: Rows, world_size: int) -> None:
     """But for a few at the end: what is the best so far was measured on them."""
