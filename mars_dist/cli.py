@@ -10,7 +10,7 @@ from mars_dist.commands.data import encode, notes, preprocess, show
 from mars_dist.commands.models import evaluate, sample
 from mars_dist.commands.planning import check, jobs, presets, submit
 from mars_dist.commands.training import pipeline, quickstart, train_ar, train_classifier, train_tokenizer, tune
-from mars_dist.errors import Stopped, TrainingFailed
+from mars_dist.errors import OutOfMemory, Stopped, TrainingFailed
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "quickstart": quickstart,
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(*arguments)
         sys.stdout.flush()
-    except (ValueError, OSError, TrainingFailed) as error:
+    except (ValueError, OSError, TrainingFailed, OutOfMemory) as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left as it ends
             sys.exit(128 + signal.SIGPIPE)

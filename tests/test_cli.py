@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 import soundfile
+import torch
 
 from mars_dist import cli
 from mars_dist.autoregressor import Autoregressor
@@ -22,6 +23,8 @@ from mars_dist.model import load_tokenizer, save_autoregressor
 from mars_dist.phase import Phase
 from mars_dist.presets import PRESETS
 from mars_dist.serialize import read_json
+from mars_dist.training.batches import Batch
+from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.plan import Plan
 
 from .storage.faulty import FaultyProxy
@@ -520,6 +523,26 @@ def test_a_classifier_is_trained_on_any_pictures(mars: MarsCommand, short_pictur
     assert ended.code == 0 and ended.err.endswith(f"{run}: finished\n")
     assert read_json(run / "config.json")["run"]["spectrogram"]["n_fft"] == 128
     assert read_json(run / "metrics.json")["step"] == 2
+
+
+def test_where_a_gpu_has_no_memory_left_the_advice_helps(
+    mars: MarsCommand, short_pictures: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that holds two rows of four."""
+    losses = ClassifierStage.losses
+
+    def on_a_small_gpu(stage: ClassifierStage, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        if len(batch["place"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
+        return losses(stage, batch, step)
+
+    monkeypatch.setattr(ClassifierStage, "losses", on_a_small_gpu)
+    few = ("--train.steps", 2, "--train.batch-size", 4, "--classifier.width", 4, "--workers", 0)
+    command = ("train-classifier", "--data", short_pictures, "--out", tmp_path / "run", *few)
+    ended = mars(*command)
+    assert ended.code == 2
+    assert f"\nmars: {tmp_path}/run: a GPU has no memory left: raise --train.accumulate" in ended.err
+    assert mars(*command, "--train.accumulate", 2).code == 0
 
 
 def test_a_sweep_that_cannot_be_run(refused: Callable[..., str], short_pictures: str, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, NamedTuple
 
+import torch
+
 from mars_dist.addresses import Address, address
 from mars_dist.config import EXECUTION, AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
 from mars_dist.dataset import MANIFEST
-from mars_dist.errors import TrainingFailed
+from mars_dist.errors import OutOfMemory, TrainingFailed
 from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
 from mars_dist.model import WEIGHTS
@@ -90,9 +92,18 @@ class Plan:
                 return ClassifierStage(self.config, self.data, run)
 
     def train(self, run: Run) -> Position:
-        """Train to the end, or until the run is told to stop; every worker calls it."""
+        """Train to the end, or until the run is told to stop; every worker calls it.
+
+        Raises OutOfMemory where a GPU has no memory left: with no figures, which differ from time to time.
+        """
         keep_freed_memory()
-        return train(self.stage(run), run)
+        try:
+            return train(self.stage(run), run)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"{self.folder}: a GPU has no memory left: raise --train.accumulate (a step in more parts), choose "
+                "--train.recompute blocks, or more --workers; mars check tells what each takes"
+            ) from error
 
     @property
     def tokenizer_folder(self) -> Address:
