@@ -1,5 +1,6 @@
 """What each worker of a training on Ray runs: the loop of `mars_dist.training`; its checkpoints go to the storage."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -35,6 +36,8 @@ from mars_dist.training.run import KEEP, STEP, Saved, Wish
 AGAIN = "_again_"
 STEPS_BETWEEN_QUESTIONS = 10
 """Whether a machine is about to be taken away: a question that all workers ask together."""
+SECONDS_BETWEEN_SAVES = 30.0
+"""From then on: once it is gone, two minutes later at most, Ray starts all workers again from what was saved last."""
 
 
 def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
@@ -77,7 +80,7 @@ class RayRun:
         self.folder = self.mirror.folder if self.mirror else Path(home.path)
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
         self.born = monotonic()
-        self.num_asked, self.told_of_preemption, self.again = 0, False, 0
+        self.num_asked, self.last_saved, self.again = 0, -math.inf, 0
 
     def require_hope(self) -> None:
         """Raises TrainingFailed, on every worker, where workers were lost again and again before anything was saved."""
@@ -93,17 +96,19 @@ class RayRun:
             self.line.say(line)
 
     def wish(self) -> Wish:
-        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike, once.
+        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike.
 
-        Each worker waits for all others to ask too: also the one that alone knows that the run is to stop.
+        Each worker waits for all others to ask too: also the one that alone knows that the run is to stop. By the
+        clock of rank 0 alone, or the others would save again a moment later.
         """
         self.num_asked += 1
-        told = False
-        if not self.told_of_preemption and self.num_asked % STEPS_BETWEEN_QUESTIONS == 0:
-            told = self.told_of_preemption = ray.train.get_preemption_info() is not None
+        told = self.num_asked % STEPS_BETWEEN_QUESTIONS == 0 and ray.train.get_preemption_info() is not None
         if self.stop.is_set():
             return Wish.STOP
-        return Wish.SAVE if told else Wish.GO_ON
+        if told and self.rank == 0 and monotonic() - self.last_saved >= SECONDS_BETWEEN_SAVES:
+            self.last_saved = monotonic()
+            return Wish.SAVE
+        return Wish.GO_ON
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         """Every worker's shards go into one folder of the storage, in the background.

@@ -1,5 +1,6 @@
 """What passes between the driver and the workers of a run."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -11,6 +12,7 @@ import ray
 from ray.train.v2._internal.execution.storage import StorageContext
 
 from mars_dist.distributed import console as consoles
+from mars_dist.distributed import worker
 from mars_dist.distributed.console import ALIKE, Line, console
 from mars_dist.distributed.train import there_is
 from mars_dist.distributed.worker import STEPS_BETWEEN_QUESTIONS, RayRun, Retention
@@ -43,10 +45,23 @@ def test_who_is_told_to_stop_asks_what_the_others_ask(monkeypatch: pytest.Monkey
     """Rank 0 alone is told, and the others would wait for it for ever."""
     asked, run = list[int](), object.__new__(RayRun)
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: asked.append(run.num_asked))
-    run.stop, run.num_asked, run.told_of_preemption = Event(), 0, False
+    run.stop, run.num_asked = Event(), 0
     run.stop.set()
     assert {run.wish() for _ in range(2 * STEPS_BETWEEN_QUESTIONS)} == {Wish.STOP}
     assert asked == [STEPS_BETWEEN_QUESTIONS, 2 * STEPS_BETWEEN_QUESTIONS]
+
+
+def test_while_a_machine_is_about_to_be_taken_away_it_saves_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred steps of a second each; Ray's notice comes after forty."""
+    run, now = object.__new__(RayRun), 0
+    monkeypatch.setattr(worker, "monotonic", lambda: float(now))
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: "taken away" if now >= 40 else None)
+    run.stop, run.num_asked, run.last_saved, run.rank = Event(), 0, -math.inf, 0
+    saves = []
+    for now in range(1, 101):
+        if run.wish() == Wish.SAVE:
+            saves.append(now)
+    assert saves == [40, 70, 100]
 
 
 def test_one_of_several_is_stopped_alone() -> None:
