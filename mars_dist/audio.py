@@ -22,6 +22,8 @@ LARGEST_RATIO = 1000
 """Of two rates, in lowest terms: the resampler's window grows with it."""
 LOUDEST = 100
 """Samples of floating point may exceed 1 a little; what goes this far is of another scale, such as 16-bit levels."""
+UNTOLD = 2**32 - 1
+"""Bytes of sound, where a program wrote into a pipe and did not know: as ffmpeg does."""
 
 
 def read_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
@@ -109,6 +111,8 @@ def require_whole(content: bytes) -> None:
         name, size = struct.unpack_from("<4sI", content, start)
         start += 8
         if name == b"data":
+            if size == UNTOLD:
+                return
             if (present := len(content) - start) < size:
                 raise ValueError(
                     f"truncated: its header promises {size} bytes of sound, {present} are there: copy it again"

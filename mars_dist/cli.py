@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """What the console script runs, and each of jobs/. A user's mistake is one line and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = [at_home(argument) for argument in arguments if argument != "--debug"]
     if debug and arguments[:1] == ["submit"]:
         arguments.append("--debug")  # the job's own word too
     try:
@@ -65,6 +65,12 @@ def run(command: str = "--help", *arguments: str) -> None:
         COMMANDS[command](arguments)
     else:
         raise ValueError(f"{command}: there is no such command: choose {', '.join(COMMANDS)}")
+
+
+def at_home(argument: str) -> str:
+    """`--out=~/notes` with the user's home, which a shell puts only where a word begins with it."""
+    name, equals, value = argument.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if equals and value.startswith("~") else argument
 
 
 def nobody_reads() -> bool:

@@ -17,6 +17,8 @@ POOLS = ((2, 1), (4, 1), (8, 1), (1, 2), (1, 4), (1, 8), (4, 4))
 MOST_MELS = 64
 LEAST_LEVEL = 1e-3
 """Mean square of a picture above silence; of a hundred rendered notes one is below 2e-3."""
+FAINTEST = 1e-3
+"""Of full scale: the sine that spectral convergence takes a silent picture for; or that alone would be learnt from."""
 
 
 def reconstruction_loss(
@@ -45,7 +47,8 @@ def relative_error(y_B1FN: Tensor, x_B1FN: Tensor) -> Tensor:
 def spectral_convergence(y_B1FN: Tensor, x_B1FN: Tensor, n_fft: int) -> Tensor:
     """Norm of the difference of linear magnitudes over the norm of the true ones, mean over the batch."""
     y, x = magnitude(y_B1FN, n_fft).flatten(1), magnitude(x_B1FN, n_fft).flatten(1)
-    return ((y - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-3)).mean()
+    faintest = FAINTEST * n_fft / 4 * x_B1FN.shape[-1] ** 0.5
+    return ((y - x).norm(dim=1) / x.norm(dim=1).clamp(min=faintest)).mean()
 
 
 def multi_resolution(y_B1FN: Tensor, x_B1FN: Tensor, n_fft: int) -> Tensor:

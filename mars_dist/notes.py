@@ -10,8 +10,9 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from multiprocessing import get_context
@@ -21,8 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mars_dist.audio import Wave, resample, write_wav
+from mars_dist.lease import sole_writer
 from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES, SPLITS, VELOCITIES, Note
+from mars_dist.progress import say
 from mars_dist.serialize import write_json
+from mars_dist.storage import Folder
 
 SAMPLE_RATE = 16_000
 RENDER_RATE = 48_000
@@ -235,48 +239,55 @@ def render(
     if not present:
         raise ValueError(f"notes.soundfont: {font} has none of the General MIDI programs: give a General MIDI font")
     notes = plan(config, present)
+    with _workshop(out) as workshop:
+        peaks = _render_instruments(font, config.gain, notes, workshop, progress, processes)
+        examples: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
+        for instrument in notes.instruments:
+            for pitch in notes.pitches:
+                for velocity in notes.velocities:
+                    note = instrument.note(pitch, velocity)
+                    if peaks[note.note_str] >= SILENT:
+                        examples[notes.split(instrument, pitch)][note.note_str] = note.to_json()
+        for split, entries in examples.items():
+            if entries:
+                write_json(workshop / f"nsynth-{split}" / "examples.json", entries)
+                os.replace(workshop / f"nsynth-{split}", out / f"nsynth-{split}")
 
-    # Splits are made beside their place and moved there whole, so that a broken render leaves nothing that looks done.
-    workshop = out / RENDERING
-    try:
-        for broken_off in (*(out / f"nsynth-{split}" for split in SPLITS), workshop):
-            shutil.rmtree(broken_off, ignore_errors=True)
-        for split in SPLITS:
-            (workshop / f"nsynth-{split}" / "audio").mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}): choose another folder") from error
-
-    peaks = _render_instruments(font, config.gain, notes, workshop, progress, processes)
-    examples: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    for instrument in notes.instruments:
-        for pitch in notes.pitches:
-            for velocity in notes.velocities:
-                note = instrument.note(pitch, velocity)
-                if peaks[note.note_str] >= SILENT:
-                    examples[notes.split(instrument, pitch)][note.note_str] = note.to_json()
-    for split, entries in examples.items():
-        if entries:
-            write_json(workshop / f"nsynth-{split}" / "examples.json", entries)
-            os.replace(workshop / f"nsynth-{split}", out / f"nsynth-{split}")
-
-    record = {
-        "what": "rendered from a soundfont, not NSynth: set no number from these notes beside one from NSynth",
-        "settings": settings,
-        "counts": {split: len(entries) for split, entries in examples.items()},
-        "splits": {
-            "test": "instruments that no other split has, drawn by the seed from each family",
-            "valid": "(instrument, pitch) pairs that train does not have, at every velocity, drawn by the seed",
-            "test_instruments": [i.name for i in notes.instruments if i.number in notes.test],
-        },
-        "programs": {i.name: i.program for i in notes.instruments},
-        "programs_not_in_font": sorted({i.program for i in all_instruments()} - {i.program for i in present}),
-        "peak": max(peaks.values()),
-        "num_clipped": sum(peak > 1 for peak in peaks.values()),
-        "silent_dropped": sorted(name for name, peak in peaks.items() if peak < SILENT),
-    }
-    write_json(out / "notes.json", record)
-    shutil.rmtree(workshop)
+        record = {
+            "what": "rendered from a soundfont, not NSynth: set no number from these notes beside one from NSynth",
+            "settings": settings,
+            "counts": {split: len(entries) for split, entries in examples.items()},
+            "splits": {
+                "test": "instruments that no other split has, drawn by the seed from each family",
+                "valid": "(instrument, pitch) pairs that train does not have, at every velocity, drawn by the seed",
+                "test_instruments": [i.name for i in notes.instruments if i.number in notes.test],
+            },
+            "programs": {i.name: i.program for i in notes.instruments},
+            "programs_not_in_font": sorted({i.program for i in all_instruments()} - {i.program for i in present}),
+            "peak": max(peaks.values()),
+            "num_clipped": sum(peak > 1 for peak in peaks.values()),
+            "silent_dropped": sorted(name for name, peak in peaks.items() if peak < SILENT),
+        }
+        write_json(out / "notes.json", record)
     return record
+
+
+@contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """Where splits are made, by this run alone, to be moved to their place whole: a broken render leaves nothing that
+    looks done."""
+    workshop = out / RENDERING
+    with ExitStack() as held:
+        try:
+            held.enter_context(sole_writer(Folder.open(out), say))
+            for broken_off in (*(out / f"nsynth-{split}" for split in SPLITS), workshop):
+                shutil.rmtree(broken_off, ignore_errors=True)
+            for split in SPLITS:
+                (workshop / f"nsynth-{split}" / "audio").mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(f"{out}: cannot be written ({error.strerror}): choose another folder") from error
+        yield workshop
+        shutil.rmtree(workshop)
 
 
 def _render_instruments(

@@ -84,7 +84,7 @@ class Note:
             if type(entry[name]) is not int or not 0 <= entry[name] <= largest:
                 raise ValueError(f"{name} is {entry[name]!r:.40}, must be a whole number from 0 to {largest}")
         for name in ("note_str", "instrument_str"):
-            if not isinstance(entry[name], str):
+            if not isinstance(entry[name], str) or not is_utf8(entry[name]):
                 raise ValueError(f"{name} is {entry[name]!r:.40}, must be text")
         # The name becomes a file's name: it must not lead out of audio/.
         if not entry["note_str"] or entry["note_str"].startswith(".") or set(entry["note_str"]) & set("/\\\0"):
@@ -99,6 +99,11 @@ class Note:
                 number = entry[name.removesuffix("_str")]
                 raise ValueError(f"{name} is {entry[name]!r:.40}, must be {derived!r}, which is number {number}")
         return note
+
+
+def is_utf8(text: str) -> bool:
+    """JSON may hold half of a character ("\\ud83d"), which no file can."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 NOTE_KEYS = tuple(field.name for field in fields(Note))

@@ -307,7 +307,7 @@ def table(evaluations: Sequence[Evaluation], report: Report) -> str:
     """The measures as text, one split after another."""
     lines = [report.notice] if report.notice else []
     for evaluation in evaluations:
-        lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % bootstrap interval"]
+        lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % interval"]
         for half in zip(*(two_lines(report.heading(line)) for line in evaluation.lines), strict=True):
             lines += [f"{'':32}" + "".join(f"{text:>28}" for text in half)] if any(half) else []
         for row in rows(evaluation):

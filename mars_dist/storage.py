@@ -6,10 +6,12 @@ find credentials as AWS's own tools do; an endpoint of one's own is AWS_ENDPOINT
 s3://bucket/path?endpoint_override=host:port&scheme=http.
 """
 
+import errno
 import fcntl
 import mimetypes
 import os
 import shutil
+import stat
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -171,6 +173,28 @@ class LocalFolder(Folder):
     def sub(self, name: str) -> Folder:
         return LocalFolder(os.path.normpath(f"{self.name}/{name}"), os.path.normpath(f"{self.path}/{name}"))
 
+    def list(self) -> set[str]:
+        """Not by pyarrow, which fails for all names where one is not UTF-8."""
+        try:
+            return set(os.listdir(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.exists(self.path):
+                raise
+            return set()
+
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        for name in self.list():
+            try:
+                status = os.stat(self.at(name))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere, or to itself
+                    raise
+            else:
+                if stat.S_ISREG(status.st_mode):
+                    found[name] = status.st_size
+        return found
+
     def read(self, file: str) -> bytes:
         return Path(self.at(file)).read_bytes()
 
@@ -188,9 +212,10 @@ class LocalFolder(Folder):
 
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
         path = Path(self.at(file))
+        if old is None:
+            path.parent.mkdir(parents=True, exist_ok=True)  # its FileExistsError, of a dangling link, is no rival's
         try:
             if old is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "xb") as created:
                     created.write(new)
                 return True
@@ -268,8 +293,9 @@ class S3Folder(Folder):
             self._put(file, new, **condition)
         except OSError as error:
             refused = error.__cause__
-            # 412: another is there; 409: another comes at this moment; 404: it has gone.
-            if isinstance(refused, ClientError) and _status(refused) in (404, 409, 412):
+            # 412: another is there; 409: another comes at this moment; 404: it has gone, or there is no such bucket.
+            lost = (409, 412) if old is None else (404, 409, 412)
+            if isinstance(refused, ClientError) and _status(refused) in lost:
                 return False
             raise
         return True

@@ -90,6 +90,14 @@ def test_a_header_that_promises_more_is_refused_though_the_length_is_right(wav: 
         read_note(wav.read_bytes(), RATE, LENGTH)
 
 
+def test_a_file_written_into_a_pipe_is_read(wav: Path) -> None:
+    """Its header was written before anybody knew how long it would be."""
+    content = bytearray(wav.read_bytes())
+    expected = read_note(bytes(content), RATE, LENGTH)
+    content[4:8] = content[40:44] = b"\xff" * 4
+    np.testing.assert_array_equal(read_note(bytes(content), RATE, LENGTH), expected)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"RIFF\0\0\0\0WAVE" + b"data\4\0\0\0abcd"])
 def test_what_is_no_wav_file_is_refused(wav: Path, content: bytes) -> None:
     wav.write_bytes(content)

@@ -525,6 +525,12 @@ def test_a_classifier_is_trained_on_any_pictures(mars: MarsCommand, short_pictur
     assert read_json(run / "metrics.json")["step"] == 2
 
 
+def test_a_home_behind_an_option_is_found(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert refused("show", "--out=~/x.png", "~/gone").startswith("~/gone: ")
+    assert refused("preprocess", "tiny", "--source=~/gone", "--out=x").startswith("/home/me/gone: ")
+
+
 def test_where_a_gpu_has_no_memory_left_the_advice_helps(
     mars: MarsCommand, short_pictures: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

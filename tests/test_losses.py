@@ -84,6 +84,19 @@ def test_spectral_convergence_of_a_louder_picture_is_its_share() -> None:
     torch.testing.assert_close(spectral_convergence(louder_B1FN, x_B1FN, 512), torch.tensor(0.5))
 
 
+def test_a_silent_picture_does_not_outweigh_the_others() -> None:
+    """That a note is silent, and another is not, is no reason to learn from it alone."""
+    x_B1FN, silent_B1FN = picture(0), torch.full_like(picture(0), -1.0)
+    noise_B1FN = 0.1 * torch.randn(x_B1FN.shape, generator=torch.Generator().manual_seed(0))
+    norms = []
+    for true_B1FN in (x_B1FN, silent_B1FN):
+        y_B1FN = (true_B1FN + noise_B1FN).requires_grad_()
+        spectral_convergence(y_B1FN, true_B1FN, 512).backward()
+        assert y_B1FN.grad is not None
+        norms.append(y_B1FN.grad.norm())
+    assert norms[1] < 10 * norms[0]
+
+
 def test_multi_resolution_forgives_what_a_coarser_picture_does_not_show() -> None:
     x_B1FN, far_B1FN = torch.full((1, 1, 256, 16), -1.0), torch.full((1, 1, 256, 16), -1.0)
     x_B1FN[..., 100, 4], far_B1FN[..., 200, 12] = 0.5, 0.5

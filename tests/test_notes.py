@@ -110,6 +110,18 @@ def test_a_render_that_was_stopped_at_its_very_end_is_made_again(
     assert contents(tmp_path) == contents(rendered)
 
 
+def test_two_at_once_do_not_spoil_each_other(rendered: Path, tmp_path: Path) -> None:
+    refused = []
+
+    def meanwhile(done: int, total: int) -> None:
+        with pytest.raises(ValueError, match=r"another run writes here \(process \d+ on "):
+            render(tmp_path, SMALL, processes=1)
+        refused.append(done)
+
+    render(tmp_path, SMALL, meanwhile, processes=1)
+    assert refused and contents(tmp_path) == contents(rendered)
+
+
 def test_a_finished_render_is_left_alone(copy: Path) -> None:
     (copy / "nsynth-train" / "audio" / "mine.wav").touch()
     before = contents(copy)

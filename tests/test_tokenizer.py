@@ -1,6 +1,7 @@
 """Picture -> codes -> picture, on odd grids too."""
 
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from mars_dist.config import SpectrogramConfig, TokenizerConfig
 from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer, resample_tokens
+from mars_dist.training.compilation import compile_blocks
 
 TINY = TokenizerConfig(patch=Size(4, 2), codebook_size=32, code_width=6, width=16, depth=2, head_width=8)
 
@@ -183,3 +185,26 @@ def test_each_branch_is_normalised_by_itself(short: SpectrogramConfig) -> None:
     tokenizer = build(replace(TINY, scales=SCHEDULES["smaller"], branches=2), short)
     for f_BChw in tokenizer.latents(pictures(short)).chunk(2, dim=1):
         torch.testing.assert_close(f_BChw.mean(1), torch.zeros_like(f_BChw[:, 0]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo hides it from all but warnings as errors
+def test_compiled_blocks_stay_compiled_for_parts_of_any_size(
+    short: SpectrogramConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of an accumulated step, the last ones of a validation, one row alone; dynamo's own limit is 8 variants."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    tokenizer = build(replace(TINY, scales=SCHEDULES["smaller"], depth=4), short)
+    compile_blocks(tokenizer)
+    for rows in (4, 3, 1, 4):
+        tokenizer(pictures(short, rows)).picture_BCHW.square().mean().backward()
+        tokenizer.eval()
+        with torch.no_grad():
+            for of_validation in (4, rows // 2 or 1):
+                tokenizer(pictures(short, of_validation))
+        tokenizer.train()
+    refused = torch._dynamo.utils.counters["unimplemented"]
+    torch._dynamo.reset()
+    assert not any("limit" in reason for reason in refused)

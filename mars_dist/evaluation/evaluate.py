@@ -35,7 +35,7 @@ from mars_dist.evaluation.nearest import likeness_of, search
 from mars_dist.evaluation.sets import set_measures
 from mars_dist.evaluation.work import NOTES_AT_ONCE, Map, Progress
 from mars_dist.metrics.codebook import count_codes, usage
-from mars_dist.metrics.summary import Estimate, bootstrap
+from mars_dist.metrics.summary import Estimate, bootstrap, share
 from mars_dist.phase import Phase
 from mars_dist.rows import Rows, evenly
 from mars_dist.sampling import SamplingConfig
@@ -255,7 +255,7 @@ def joined(parts: Iterable[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dic
 
 def estimates(lines: Mapping[str, Tensor]) -> dict[str, Estimate]:
     """Each line's mean over all notes, with its interval."""
-    return {line: bootstrap(values_B) for line, values_B in lines.items()}
+    return {line: (share if values_B.dtype == torch.bool else bootstrap)(values_B) for line, values_B in lines.items()}
 
 
 def chosen(num_rows: int, num_notes: int, num_shown: int) -> NDArray[np.int64]:

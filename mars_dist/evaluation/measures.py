@@ -151,7 +151,7 @@ def measure(
     for line, version in versions.items():
         wave_BT, real_BT = version.wave_BT, real.wave_BT
         figures = {
-            "pitch_accuracy": pitch_correct(wave_BT, pitch_B, sample_rate).float(),
+            "pitch_accuracy": pitch_correct(wave_BT, pitch_B, sample_rate),
             "log_spectral_distance": log_spectral_distance(wave_BT, real_BT),
             "multi_resolution_stft": multi_resolution_stft(wave_BT, real_BT),
             "mel_distance": mel_distance(wave_BT, real_BT, sample_rate),
@@ -160,8 +160,8 @@ def measure(
         }
         if "pitch_logits" in features:
             pitch_BK, family_BK = (features[name][line] for name in ("pitch_logits", "family_logits"))
-            figures["pitch_accuracy_classifier"] = (pitch_BK.argmax(1) == pitch_B).float()
-            figures["family_accuracy"] = (family_BK.argmax(1) == family_B).float()
+            figures["pitch_accuracy_classifier"] = pitch_BK.argmax(1) == pitch_B
+            figures["family_accuracy"] = family_BK.argmax(1) == family_B
             figures["pitch_entropy"] = output_entropy(pitch_BK.softmax(1))
         for metric, values_B in figures.items():
             measured.setdefault(metric, {})[line] = values_B

@@ -108,7 +108,8 @@ def _kernel(x_ND: Tensor, y_MD: Tensor) -> Tensor:
 def _mean_of_pairs(kernel_NN: Tensor, weight_RN: Tensor) -> Tensor:
     """(R,): the mean over pairs of different notes, each as often as both count."""
     total_R = ((weight_RN @ kernel_NN) * weight_RN).sum(1) - weight_RN.square() @ kernel_NN.diagonal()
-    return total_R / (weight_RN.sum(1).square() - weight_RN.square().sum(1))
+    pairs_R = weight_RN.sum(1).square() - weight_RN.square().sum(1)
+    return (total_R / pairs_R).masked_fill(pairs_R == 0, torch.nan)  # rounding makes infinity of some
 
 
 def different_cells(x_ND: Tensor, y_MD: Tensor, num_cells: int = 50, seed: int = 0) -> Score:

@@ -1,7 +1,9 @@
 """From notes to a number worth printing: a mean or a score, its interval and how many notes it rests on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 DRAWS_AT_ONCE = 1 << 22
+Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Estimate:
 
 
 def bootstrap(values: Tensor | NDArray[Any], seed: int = 0, resamples: int = 1000) -> Estimate:
-    """(n,), numbers or booleans -> their mean with the 95 % percentile bootstrap interval (Efron 1979).
+    """(n,) -> their mean with the 95 % percentile bootstrap interval (Efron 1979).
 
     The same values and seed give the same interval. Memory is bounded, whatever n.
     """
@@ -36,6 +39,16 @@ def bootstrap(values: Tensor | NDArray[Any], seed: int = 0, resamples: int = 100
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Estimate(float(values_n.mean()), values_n.size, (float(low), float(high)))
+
+
+def share(values: Tensor) -> Estimate:
+    """(n,) booleans -> the share of those that are true, with Wilson's 95 % interval (1927).
+
+    A bootstrap would draw nothing else from values that are all alike, and call three hits of three certain.
+    """
+    n, hits = len(values), int(values.sum())
+    centre, half = (hits + Z**2 / 2) / (n + Z**2), Z * math.sqrt(hits * (n - hits) / n + Z**2 / 4) / (n + Z**2)
+    return Estimate(hits / n, n, (max(centre - half, 0.0), min(centre + half, 1.0)))
 
 
 def bootstrap_set(score: Callable[..., Tensor], *sizes: int, seed: int = 0, resamples: int = 200) -> Estimate:

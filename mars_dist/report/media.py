@@ -54,7 +54,13 @@ def image(picture_FN: NDArray[np.floating], sample_rate: int, width: int = PICTU
 def sound(wave_T: NDArray[np.floating], sample_rate: int, codec: Codec) -> str:
     """The waveform, in [-1, 1], at 16 bits."""
     samples_T = np.clip(np.round(np.asarray(wave_T, dtype=np.float64) * 32768), -32768, 32767).astype(np.int16)
-    return data_uri(f"audio/{codec}", lambda file: soundfile.write(file, samples_T, sample_rate, format=codec.upper()))
+
+    def save(file: io.BytesIO) -> None:
+        with soundfile.SoundFile(file, "w", sample_rate, 1, format=codec.upper()) as sink:
+            for start in range(0, len(samples_T), 2**16):  # of some millions at once libsndfile's Vorbis dies
+                sink.write(samples_T[start : start + 2**16])
+
+    return data_uri(f"audio/{codec}", save)
 
 
 def data_uri(media_type: str, save: Callable[[io.BytesIO], object]) -> str:

@@ -103,6 +103,7 @@ def members(folder: Folder, archive: str) -> Iterator[Member]:
         tarfile.open(fileobj=stream, mode="r|") as archived,
     ):
         for info in archived:
+            archived.members.clear()  # type: ignore[attr-defined]  # or it keeps all that it has passed
             path = PurePosixPath(info.name).parts
             place, split = path[1:], path[0].removeprefix("nsynth-") if path else ""
             if not info.isreg() or split not in SPLITS or not path[0].startswith("nsynth-"):

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mars_dist.dataset import Rejected
-from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES, SPLITS, Note
+from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES, SPLITS, Note, is_utf8
 from mars_dist.sources.source import Entry, Source, Split
 from mars_dist.storage import Folder
 
@@ -83,7 +83,7 @@ def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> It
             require_columns(reader.fieldnames or [], required, name)
             yield from ({key: value for key, value in row.items() if key and value} for row in reader)
         else:
-            for line in filter(str.strip, text.splitlines()):
+            for line in filter(str.strip, text.split("\n")):
                 if not isinstance(row := json.loads(line), dict):
                     raise ValueError(f"{name}: holds {line!r:.40}, must be an object a line")
                 yield {key: value for key, value in row.items() if value is not None}
@@ -100,7 +100,7 @@ def require_columns(columns: Sequence[str], required: Sequence[str], name: str) 
 def path_of(row: Mapping[str, Any]) -> PurePosixPath:
     """Of the row's file, below the table's folder. Raises ValueError for one that leads out of it."""
     file = row.get("file")
-    path = PurePosixPath(file) if isinstance(file, str) else None
+    path = PurePosixPath(file) if isinstance(file, str) and is_utf8(file) else None
     if path is None or not path.name or path.is_absolute() or ".." in path.parts or set(str(file)) & set("\\\0\n\r"):
         raise ValueError(f"file is {file!r:.80}, must be a path below the folder of the table")
     return path

@@ -1,5 +1,7 @@
 """A folder in NSynth's format, on a disk or in S3."""
 
+import os
+
 from mars_dist.nsynth import SPLITS, notes_of
 from mars_dist.sources.source import Entry, Split
 from mars_dist.storage import Folder
@@ -17,7 +19,7 @@ def splits_of(folder: Folder) -> list[Split]:
     names = folder.list()
     places = {name: folder.sub(f"nsynth-{name}") for name in SPLITS if f"nsynth-{name}" in names}
     if not places and EXAMPLES in names:
-        name = folder.path.rsplit("/", 1)[-1].removeprefix("nsynth-")
+        name = os.path.normpath(folder.path).rsplit("/", 1)[-1].removeprefix("nsynth-")
         places = {name if name in SPLITS else "train": folder}
     return [split_of(name, place) for name, place in places.items()]
 

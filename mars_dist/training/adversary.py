@@ -54,11 +54,14 @@ class Adversary:
         """One step on the pictures that `terms` saw, so many of all workers; nothing where it has seen none."""
         if not self.seen:
             return {}
-        y_B1FN, x_B1FN = map(torch.cat, zip(*self.seen, strict=True))
+        figures_2 = torch.zeros(2, device=self.device)
+        for y_B1FN, x_B1FN in self.seen:  # part after part, or train.accumulate would spare no memory here
+            real, fake = self.look(x_B1FN, self.parameters), self.look(y_B1FN, self.parameters)
+            share = len(y_B1FN) * sharding.num_workers() / num_pictures
+            loss = share * discriminator_loss(real, fake)
+            loss.backward()
+            figures_2 += torch.stack([loss.detach(), share * told_apart(real, fake)])
         self.seen.clear()
-        real, fake = self.look(x_B1FN, self.parameters), self.look(y_B1FN, self.parameters)
-        loss = discriminator_loss(real, fake) * len(y_B1FN) * sharding.num_workers() / num_pictures
-        loss.backward()
         sharding.average_gradients(self.discriminator)
         norm = get_total_norm(sharding.gradients_of(self.parameters.values())).item()
         if not math.isfinite(norm):  # alike on all workers
@@ -67,10 +70,7 @@ class Adversary:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        told_apart = [
-            ((r[-1] > 0).float().mean() + (f[-1] < 0).float().mean()) / 2 for r, f in zip(real, fake, strict=True)
-        ]
-        return {"adversary/loss": loss.item(), "adversary/told_apart": torch.stack(told_apart).mean().item()}
+        return dict(zip(("adversary/loss", "adversary/told_apart"), figures_2.tolist(), strict=True))
 
     def look(self, x_B1FN: Tensor, parameters: dict[str, Tensor]) -> Features:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
@@ -85,6 +85,12 @@ class Adversary:
             remembered[f"adversary.{name}"] = parameter.detach()
             remembered |= {f"adversary.{name}.{moment}": value for moment, value in moments}
         return remembered
+
+
+def told_apart(real: Features, fake: Features) -> Tensor:
+    """The share of judgements that are right."""
+    right = [(r[-1] > 0).float().mean() + (f[-1] < 0).float().mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(right).mean() / 2
 
 
 def gradient_norm(loss: Tensor, y_B1FN: Tensor) -> Tensor:

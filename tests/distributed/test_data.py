@@ -19,9 +19,9 @@ import pytest
 import soundfile
 
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import MANIFEST, DatasetInfo
+from mars_dist.dataset import MANIFEST, DatasetInfo, Shard, write_shard
 from mars_dist.distributed.cluster import over_cluster
-from mars_dist.distributed.data import encode, preprocess
+from mars_dist.distributed.data import encode, finish, preprocess
 from mars_dist.lease import LEASE, sole_writer
 from mars_dist.memory import MALLOC_CONF
 from mars_dist.pictures import estimate_bytes
@@ -114,6 +114,17 @@ def test_notes_become_a_data_set(short_notes: Path, short: SpectrogramConfig, tm
     with pytest.raises(ValueError, match="other notes than --source has now: choose another --out"):
         preprocess(short_notes, out, short, progress=lines)
     assert contents(out) == before
+
+
+def test_of_what_lies_in_the_folder_only_shards_are_deleted(tmp_path: Path) -> None:
+    """Somebody's own files, and what a run that was broken off has left."""
+    folder, shard = Folder.open(tmp_path), Shard("train-00000.parquet", "train", 3, "x")
+    own = {"embeddings.parquet", "train.parquet", "film.mp4.part", ".hidden"}
+    for name in (*own, "valid-00007.parquet", ".valid-00007.parquet.0123.part"):
+        (tmp_path / name).touch()
+    write_shard(folder, shard.name, {"pitch": np.arange(3)}, {"fingerprint": "x"})
+    finish(folder, DatasetInfo("pictures", SpectrogramConfig(), (), (shard,), source="s"), lambda: None)
+    assert folder.list() == own | {shard.name, MANIFEST}
 
 
 def test_a_bucket_gets_the_same_bytes(

@@ -275,3 +275,11 @@ def test_one_note_is_no_set() -> None:
 @pytest.mark.parametrize("metric", [frechet_distance, kernel_distance])
 def test_four_notes_have_an_interval(metric: Metric) -> None:
     assert np.isfinite(crossed(metric, normal(4, 2, 0), normal(4, 2, 1)).interval).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_draw_of_one_note_alone_has_no_kernel_distance(seed: int) -> None:
+    """There is no pair of different notes; rounding left infinity of some."""
+    x_ND, y_MD = normal(3, 64, seed).float(), normal(3, 64, 100 + seed).float()
+    thrice_RN, each_RM = torch.tensor([[3.0, 0, 0]], dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
+    assert kernel_distance(x_ND, y_MD)(thrice_RN, each_RM).isnan().all()

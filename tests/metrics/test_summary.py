@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from mars_dist.metrics import summary
-from mars_dist.metrics.summary import bootstrap, bootstrap_set
+from mars_dist.metrics.summary import bootstrap, bootstrap_set, share
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
@@ -40,9 +41,17 @@ def test_bounded_memory_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_booleans_are_shares() -> None:
-    estimate = bootstrap(torch.tensor([True, True, False, True]))
+    estimate = share(torch.tensor([True, True, False, True]))
     assert estimate.value == 0.75
     assert 0 <= estimate.interval[0] < 0.75 < estimate.interval[1] <= 1
+
+
+@pytest.mark.parametrize("num_hits", [0, 3, 47, 50])
+def test_the_interval_of_a_share_is_statisticians(num_hits: int) -> None:
+    expected = scipy.stats.binomtest(num_hits, 50).proportion_ci(method="wilson")
+    estimate = share(torch.arange(50) < num_hits)
+    assert (estimate.value, estimate.n) == (num_hits / 50, 50)
+    assert estimate.interval == pytest.approx((expected.low, expected.high))
 
 
 def mean_of(values_n: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mars_dist.metrics.summary import Estimate
 from mars_dist.report.html import fitting, render
-from mars_dist.report.media import PICTURE_HEIGHT
+from mars_dist.report.media import PICTURE_HEIGHT, sound
 from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Row, Rung, ScaleUse
 
 RATE = 16_000
@@ -278,6 +278,13 @@ def test_a_larger_page_has_ogg_sounds_that_are_nearly_the_same() -> None:
     wave_T, rate = soundfile.read(data(Page(text).all("audio")[0]["src"], "audio/ogg"))
     assert len(text.encode()) < lossless and rate == RATE and len(wave_T) == 4 * RATE
     assert np.abs(wave_T - tone.wave_T).mean() < 0.02
+
+
+def test_a_long_sound_is_written_piece_by_piece() -> None:
+    """Of millions of samples at once libsndfile's Vorbis encoder dies, and the process with it."""
+    wave_T = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2**22) / 44_100)
+    read_T, rate = soundfile.read(data(sound(wave_T, 44_100, "ogg"), "audio/ogg"))
+    assert rate == 44_100 and len(read_T) == len(wave_T) and np.abs(read_T - wave_T).mean() < 0.02
 
 
 def test_notes_that_do_not_fit_are_left_out_and_the_page_says_so(full: Report) -> None:

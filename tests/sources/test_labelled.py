@@ -66,6 +66,21 @@ def test_numbers_may_be_numbers(tmp_path: Path) -> None:
     assert reasons(read_source(write(tmp_path, plain, "jsonl"))) == []
 
 
+def test_a_line_ends_where_json_lines_do_and_what_is_no_text_costs_its_row_alone(tmp_path: Path) -> None:
+    write(tmp_path, ROWS, "jsonl")
+    halves = [{"instrument": "\ud83d"}, {"file": "\ud83d.wav"}, {"instrument": "up\u2028right\x85"}]
+    more = [{"file": f"more {i}.wav", "pitch": 60, "family": "reed"} | change for i, change in enumerate(halves)]
+    with open(tmp_path / "labels.jsonl", "a", encoding="utf-8") as table:
+        table.write("".join(f"{json.dumps(row)}\n" for row in more[:2]))
+        table.write(f"{json.dumps(more[2], ensure_ascii=False)}\n")
+    source = read_source(tmp_path)
+    names = {note.instrument_str for split in source.splits.values() for note in split.notes}
+    assert "up\u2028right\x85" in names
+    assert [note.note_str for note in source.rejected] == ["row 4", "row 5"]
+    assert "instrument_str is '\\ud83d', must be text" in reasons(source)[0]
+    assert "file is '\\ud83d.wav', must be a path below" in reasons(source)[1]
+
+
 def test_files_in_folders_that_cannot_be_are_missing(tmp_path: Path) -> None:
     write(tmp_path, ROWS[:2])
     within = {"file": "piano/high.flac/x.wav", "pitch": "60", "family": "keyboard"}

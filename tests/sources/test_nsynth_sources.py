@@ -73,6 +73,12 @@ def test_one_split_is_enough_and_so_is_a_split_itself(source: Path) -> None:
     assert list(read_source(source / "recordings").splits) == ["train"]
 
 
+@pytest.mark.parametrize("way", [".", "audio/..", "../nsynth-valid"])
+def test_a_split_is_known_however_it_is_come_to(source: Path, way: str) -> None:
+    assert list(read_source(source / "nsynth-valid" / way).splits) == ["valid"]
+    assert list(read_source(f"{source}/nsynth-valid/{way}/").splits) == ["valid"]
+
+
 def test_a_missing_wav_is_left_to_the_reader(source: Path) -> None:
     (source / "nsynth-test" / "audio" / "test-a.wav").unlink()
     assert [entry.size for entry in read_source(source).splits["test"].entries] == [None, 60]

@@ -39,6 +39,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "folder") if request.param == "local" else request.getfixturevalue("bucket")
 
 
+def test_a_folder_that_cannot_be_made_is_told(place: str, tmp_path: Path) -> None:
+    """Neither is a rival's lease, which would be waited for without an end."""
+    nowhere = place.replace("s3://bucket", "s3://another")
+    if nowhere == place:
+        Path(place).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(OSError, match=r"NoSuchBucket|File exists"):
+        lease.acquire(Folder.open(nowhere), print)
+
+
 @pytest.fixture
 def other(place: str) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the folder."""

@@ -217,3 +217,12 @@ def test_what_broken_uploads_leave_is_cleared_here_and_below(
     Folder.open(bucket.replace("bucket/folder", address)).clear_unfinished()
     uploads = client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])
     assert sorted(upload["Key"] for upload in uploads) == left
+
+
+def test_a_name_that_is_not_utf8_hides_no_other(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")).touch()
+    (tmp_path / "leads_nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "a.wav").write_bytes(b"123")
+    (tmp_path / "below").mkdir()
+    sizes = Folder.open(tmp_path).sizes()
+    assert sizes.pop("a.wav") == 3 and list(sizes.values()) == [0]

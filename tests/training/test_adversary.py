@@ -58,6 +58,34 @@ def test_it_learns_to_tell_blurred_pictures(adversary: Adversary) -> None:
     assert figures["adversary/loss"] < 0.5
 
 
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_it_learns_the_same_of_parts_and_looks_at_one_at_a_time(
+    adversary: Adversary, monkeypatch: pytest.MonkeyPatch, num_parts: int
+) -> None:
+    """Of five pictures, so that parts differ in size."""
+    x_B1FN, y_B1FN = torch.randn(5, 1, 64, 32), torch.randn(5, 1, 64, 32)
+    given = {name: tensor.clone() for name, tensor in adversary.memory().items()}
+    rows, look = list[int](), adversary.look
+    monkeypatch.setattr(adversary, "look", lambda x, parameters: rows.append(len(x)) or look(x, parameters))
+    gradients, figures = [], []
+    for num in (1, num_parts):
+        for name, tensor in adversary.memory().items():
+            tensor.copy_(given[name])
+        adversary.seen = list(zip(y_B1FN.tensor_split(num), x_B1FN.tensor_split(num), strict=True))
+        rows.clear()
+        step = adversary.optimizer.register_step_pre_hook(
+            lambda *_: gradients.append(
+                [one.grad.clone() for one in adversary.parameters.values() if one.grad is not None]
+            )
+        )
+        figures.append(adversary.learn(1e-3, 5))
+        step.remove()
+    for whole, of_parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_parts, whole, rtol=1e-4, atol=1e-6)
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+    assert max(rows) == -(-5 // num_parts)
+
+
 def test_nothing_is_learnt_before_it_takes_part(adversary: Adversary) -> None:
     before = {name: tensor.clone() for name, tensor in adversary.memory().items()}
     assert adversary.learn(1e-3, 4) == {}
