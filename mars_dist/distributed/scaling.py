@@ -7,15 +7,20 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from mars_dist.distributed.runtime import connect
-from mars_dist.errors import TrainingFailed
+from mars_dist.errors import Stopped, TrainingFailed
 from mars_dist.node import require_enough, workers_by_default
 from mars_dist.progress import Say
+from mars_dist.stopping import told_by_sigterm
 
 GROWS_TO = "MARS_GPUS"
 """In the head's environment, by the files of cluster/: how many GPUs there can be. A driver cannot ask Ray for it."""
 SECONDS_BETWEEN_LINES = 60.0
+SPOT_SECONDS = 6 * 60.0
+"""What spot nodes are given. Ray asks a cloud that has none for them again and again (2.60: it minds no refusal)."""
 START_SECONDS = 30 * 60.0
 """What a cloud is given to find the nodes, spot or on demand, and to set them up."""
+ON_DEMAND = {"market": "on-demand"}
+"""The label of nodes that are not spot, in the files of cluster/."""
 
 
 def default_workers() -> int:
@@ -44,12 +49,11 @@ def require_room(workers: int) -> None:
 def gather(workers: int, say: Say) -> None:
     """Have a GPU for each worker, on a cluster that grows; one that does not is taken as it is.
 
-    Raises TrainingFailed where nodes do not come.
+    Raises TrainingFailed where nodes do not come, Stopped where SIGTERM came meanwhile.
     """
     connect()
     if not most_gpus() or num_gpus() >= workers:
         return
-    request_resources(bundles=[{"GPU": 1}] * workers)
     try:
         wait_for(workers, say)
     finally:
@@ -57,18 +61,34 @@ def gather(workers: int, say: Say) -> None:
 
 
 def wait_for(workers: int, say: Say) -> None:
+    """Ask for them until they are there: what Ray Data leaves on a cluster tells Ray every 20 s to forget it (2.60)."""
     start = said = monotonic()
+    on_demand = 0
     say(f"waiting for nodes: {num_gpus()} of {workers} GPUs are there")
-    while (there := num_gpus()) < workers:
-        if monotonic() - start > START_SECONDS:
-            raise TrainingFailed(
-                f"only {there} of {workers} GPUs came within {START_SECONDS / 60:.0f} minutes: mind the account's "
-                "quota, ask for fewer --workers, or look at `ray status` on the head; the same command goes on"
-            )
-        if monotonic() - said > SECONDS_BETWEEN_LINES:
-            say(f"waiting for nodes: {there} of {workers} GPUs are there")
-            said = monotonic()
-        sleep(1)
+    with told_by_sigterm() as stop:
+        while (there := num_gpus()) < workers:
+            now = monotonic()
+            if stop.is_set():
+                raise Stopped("stopped by SIGTERM while it waited for nodes: the same command asks for them again")
+            if now - start > START_SECONDS:
+                raise TrainingFailed(
+                    f"only {there} of {workers} GPUs came within {START_SECONDS / 60:.0f} minutes: mind the account's "
+                    "quota, ask for fewer --workers, or look at `ray status` on the head; the same command goes on"
+                )
+            if now - start > SPOT_SECONDS and not on_demand:
+                on_demand = workers - there
+                say(f"waiting for nodes: {on_demand} GPUs are now asked for on demand")
+            if now - said > SECONDS_BETWEEN_LINES:
+                say(f"waiting for nodes: {there} of {workers} GPUs are there")
+                said = now
+            ask_for(workers, on_demand)
+            sleep(1)
+
+
+def ask_for(workers: int, on_demand: int) -> None:
+    """GPUs, so many of them on nodes that are not spot. Ray's autoscaler minds the last wish alone."""
+    labels: list[dict[str, str]] = [{}] * (workers - on_demand) + [ON_DEMAND] * on_demand
+    request_resources(bundles=[{"GPU": 1}] * workers, bundle_label_selectors=labels)
 
 
 def most_gpus() -> int:

@@ -131,7 +131,7 @@ def at_once(workers: int, kind: str) -> int:
     """
     require_room(workers)
     if most := most_gpus():
-        return most // workers
+        return max(most, num_gpus()) // workers
     there = ray.cluster_resources()
     needs = {kind: workers, "memory": DRIVER_MEMORY} | ({"CPU": 1} if kind == "GPU" else {})
     num = min(int(there.get(name, 0) // amount) for name, amount in needs.items())
@@ -194,8 +194,8 @@ def on_a_gpu(work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Re
 
     Raises what the work raises.
     """
-    # A strategy of its own: else it would have to do with what the driver itself was given.
-    remote: Any = ray.remote(num_gpus=1, scheduling_strategy="DEFAULT")(work)
+    # A strategy of its own: else it would have to do with what the driver was given. No CPU: drivers may have them all.
+    remote: Any = ray.remote(num_cpus=0, num_gpus=1, scheduling_strategy="DEFAULT")(work)
     try:
         result: Result = ray.get(remote.remote(*args, **kwargs))
     except RayTaskError as error:

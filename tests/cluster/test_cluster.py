@@ -13,6 +13,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from mars_dist.distributed.scaling import ON_DEMAND
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 LAUNCHED, MANIFESTS, SCRIPTS = ("aws", "gcp"), ("kuberay-cluster", "kuberay-job"), ("local.sh", "slurm.sh")
@@ -133,12 +135,13 @@ def test_aws_is_set_up_from_nothing(account: None) -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_spot_comes_first_and_on_demand_where_there_is_none(name: str) -> None:
+def test_spot_comes_first_and_on_demand_where_a_training_asks_for_it(name: str) -> None:
     """Ray's own scheduler is asked what it would start for eight workers."""
     from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
     from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+    from ray.core.generated.common_pb2 import LabelSelectorOperator
 
     types = {
         kind: NodeTypeConfig(
@@ -146,26 +149,34 @@ def test_spot_comes_first_and_on_demand_where_there_is_none(name: str) -> None:
             min_worker_nodes=0,
             max_worker_nodes=one["max_workers"],
             priority=one.get("priority", 0),
+            labels=one.get("labels", {}),
             resources=one["resources"] or {"CPU": 16} | ({"CPU": 48, "GPU": 4} if "gpu" in kind else {}),
         )
         for kind, one in prepared(name)["available_node_types"].items()
     }
 
-    def started(without: dict[str, float]) -> dict[str, int]:
-        workers = ResourceRequestUtil.make({"GPU": 1})
+    def started(on_demand: int) -> dict[str, int]:
+        [(label, value)] = ON_DEMAND.items()
+        selector = [[(label, LabelSelectorOperator.LABEL_OPERATOR_IN, [value])]]
+        anywhere = ResourceRequestUtil.make({"GPU": 1})
+        labelled = ResourceRequestUtil.make({"GPU": 1}, label_selectors=selector)
         request = SchedulingRequest(
             disable_launch_config_check=True,
             node_type_configs=types,
             max_num_nodes=16,
-            gang_resource_requests=[GangResourceRequest(requests=[workers] * 8)],
-            recoverable_resource_availabilities=without,
+            gang_resource_requests=[
+                GangResourceRequest(requests=[anywhere] * (8 - on_demand) + [labelled] * on_demand)
+            ],
         )
         reply = ResourceDemandScheduler(lambda *_: None).schedule(request)
         assert not reply.infeasible_gang_resource_requests
         return {one.instance_type: one.count for one in reply.to_launch}
 
-    assert started({}) == {"gpu_spot": 2}
-    assert started({"gpu_spot": 0.0}) == {"gpu_on_demand": 2}
+    assert started(0) == {"gpu_spot": 2}
+    assert started(8) == {"gpu_on_demand": 2}
+    assert started(4) == {"gpu_spot": 1, "gpu_on_demand": 1}
+    groups = load("kuberay-cluster")["spec"]["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups if group.get("labels") == ON_DEMAND] == ["gpu-on-demand"]
 
 
 def test_a_training_is_told_how_many_gpus_there_can_be() -> None:
@@ -203,7 +214,16 @@ def test_kuberay_knows_every_field(name: str) -> None:
         manifest = copy.deepcopy(load(name))
         fields = list(walk(manifest["spec"]))[place]
         named = set(fields) - {"rayStartParams"}
-        free = named & {"key", "requests", "num-cpus", "cpu", "memory", "nvidia.com/gpu", "cloud.google.com/gke-spot"}
+        free = named & {
+            "key",
+            "requests",
+            "num-cpus",
+            "cpu",
+            "memory",
+            "nvidia.com/gpu",
+            "cloud.google.com/gke-spot",
+            *ON_DEMAND,
+        }
         if not named or free - {"key", "requests"}:
             continue  # a map whose keys are free
         fields["slip"] = 1

@@ -25,8 +25,10 @@ def trial():
     except ValueError as error:
         return given(0), on_a_gpu(given, 0), str(error)
 
-as_tune_does = PlacementGroupSchedulingStrategy(ray.util.placement_group([{"CPU": 1}]), 0, True)
+drivers = ray.util.placement_group([{"CPU": 2}])
+as_tune_does = PlacementGroupSchedulingStrategy(drivers, 0, True)
 of_trial = ray.get(ray.remote(scheduling_strategy=as_tune_does)(trial).remote(), timeout=60)
+ray.util.remove_placement_group(drivers)
 print(json.dumps([*(list(over(given, range(3))) for over in (over_gpus, over_cluster)), of_trial]))
 """
 
