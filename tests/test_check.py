@@ -12,7 +12,7 @@ from mars_dist.check.device import GPUS, Cpu, gpu, this_cpu
 from mars_dist.check.estimate import PROCESS, estimates
 from mars_dist.check.nsynth import as_markdown
 from mars_dist.check.place import Place, Result, require_shared
-from mars_dist.check.steps import Check, check
+from mars_dist.check.steps import Check, Preflight, check
 from mars_dist.costs import cost_of
 from mars_dist.dryrun import Work
 from mars_dist.node import Node
@@ -99,6 +99,18 @@ def test_estimates_on_gpus() -> None:
         assert many.step_seconds < few.step_seconds and many.memory.total < few.memory.total
         assert many.utilisation <= 0.5
     assert two[0].passes(10**6) == 50_000 * 128 / 10**6
+
+
+def test_float32_takes_a_gpu_a_multiple_of_the_time() -> None:
+    """Nothing is rounded to TF32."""
+    base = PRESETS["base"]
+    plain = replace(
+        base,
+        tokenizer=replace(base.tokenizer, train=replace(base.tokenizer.train, precision="float32")),
+        autoregressor=replace(base.autoregressor, train=replace(base.autoregressor.train, precision="float32")),
+    )
+    for in_bf16, in_float32 in zip(*(estimates(one, 8, gpu("h100", 0.3), 10**6) for one in (base, plain)), strict=True):
+        assert in_float32.step_seconds == pytest.approx(in_bf16.step_seconds * 989 / 67, rel=0.01)
 
 
 def test_a_process_holds_what_it_reads() -> None:
@@ -242,6 +254,14 @@ def test_the_gpu_of_a_node_is_known_by_its_name() -> None:
         Place([replace(here, num_gpus=1, gpu="Abacus")], on_ray=False).device(1, None, 0.3)
     with pytest.raises(ValueError, match="--device: the peak of a NVIDIA L40 is not known here"):
         Place([replace(here, num_gpus=1, gpu="NVIDIA L40")], on_ray=False).device(1, None, 0.3)
+
+
+def test_gpus_that_torch_cannot_use_are_told() -> None:
+    """Ray counts them by NVML, whatever driver they have."""
+    old = replace(Node.here(), name="old", num_gpus=4, gpu="")
+    asked = Check(PRESETS["debug"], workers=4, device="h100")
+    with pytest.raises(ValueError, match=r"old \(127.0.0.1\): Ray has GPUs there that torch cannot use"):
+        list(Preflight(asked, Place([old], on_ray=True)).cluster())
 
 
 def test_a_cluster_that_grows_has_the_gpus_that_it_can_start() -> None:

@@ -40,10 +40,12 @@ class Gpu:
     name: str
     peak: float
     """FLOP/s in bf16, without sparsity."""
+    float32: float
+    """FLOP/s in float32, without TF32, which training does not round to."""
     memory: int
     """Bytes."""
     utilisation: float = UTILISATION
-    """The share of the peak that training reaches; memory and network count as what is not reached."""
+    """The share of these that training reaches; memory and network count as what is not reached."""
     kind: Literal["cuda"] = "cuda"
 
     @property
@@ -53,21 +55,22 @@ class Gpu:
 
     def seconds(self, work: Work, moved: int, sent: int) -> float:
         """Of a step that does so much work: a small one waits for Python to start its kernels."""
-        return max(work.total_flops / (self.peak * self.utilisation), work.num_operations * LAUNCH)
+        peak = self.peak if torch.bfloat16 in work.flops else self.float32
+        return max(work.total_flops / (peak * self.utilisation), work.num_operations * LAUNCH)
 
     def __str__(self) -> str:
         return f"{self.name}, {self.peak / 1e12:.0f} TFLOP/s in bf16 and {self.memory / GIB:.0f} GiB each"
 
 
 GPUS = {
-    "a10g": Gpu("A10G", 70e12, 22 * GIB),
-    "l4": Gpu("L4", 121e12, 22 * GIB),
-    "l40s": Gpu("L40S", 362e12, 44 * GIB),
-    "a100-40g": Gpu("A100 40 GB", 312e12, 39 * GIB),
-    "a100": Gpu("A100 80 GB", 312e12, 79 * GIB),
-    "h100": Gpu("H100 SXM", 989e12, 79 * GIB),
-    "h200": Gpu("H200 SXM", 989e12, 139 * GIB),
-    "b200": Gpu("B200", 2250e12, 178 * GIB),
+    "a10g": Gpu("A10G", 70e12, 35e12, 22 * GIB),
+    "l4": Gpu("L4", 121e12, 30e12, 22 * GIB),
+    "l40s": Gpu("L40S", 362e12, 91e12, 44 * GIB),
+    "a100-40g": Gpu("A100 40 GB", 312e12, 19.5e12, 39 * GIB),
+    "a100": Gpu("A100 80 GB", 312e12, 19.5e12, 79 * GIB),
+    "h100": Gpu("H100 SXM", 989e12, 67e12, 79 * GIB),
+    "h200": Gpu("H200 SXM", 989e12, 67e12, 139 * GIB),
+    "b200": Gpu("B200", 2250e12, 75e12, 178 * GIB),
 }
 """By the names that --device takes. Memory is what a driver reports, rounded down."""
 

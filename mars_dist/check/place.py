@@ -3,11 +3,11 @@
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from mars_dist.check.device import Device, Gpu, gpu, this_cpu
+from mars_dist.check.device import Device, gpu, this_cpu
 from mars_dist.node import Node, workers_by_default
 from mars_dist.storage import Folder
 
@@ -52,7 +52,7 @@ class Place:
                 f"--device: the peak of a {first.gpu} is not known here: name the GPU that is nearest to it"
             )
         found = gpu(known, utilisation)
-        return Gpu(first.gpu, found.peak, first.gpu_memory, utilisation)
+        return replace(found, name=first.gpu, memory=first.gpu_memory)
 
     def call(self, node: Node, work: Callable[[], Result]) -> Result:
         """What it gives on a node. Raises what it raises."""

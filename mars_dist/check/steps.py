@@ -157,6 +157,10 @@ class Preflight:
     def cluster(self) -> Iterator[str]:
         if not self.place.nodes:
             raise NotAsked(NO_CLUSTER)
+        for node in self.place.nodes:
+            if node.num_gpus and not node.gpu:
+                told = "Ray has GPUs there that torch cannot use: is their driver 580 or later?"
+                raise ValueError(f"{node.name} ({node.address}): {told}")
         kind = "GPU" if self.asked.device else self.place.kind
         require_enough(self.workers, self.place.there(kind), kind)
         where = f"{len(self.place.nodes)} nodes have" if self.place.on_ray else "this machine has"

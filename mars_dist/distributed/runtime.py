@@ -48,6 +48,10 @@ def connect(num_cpus: int | None = None) -> None:
         os.environ[OWN] = "1"
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor: nobody takes this machine away
         options = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
+        import torch  # as what is to run here does; who only asks a cluster does without
+
+        if not torch.cuda.is_available():
+            options["num_gpus"] = 0  # Ray counts also those whose driver is too old for torch
     elif endpoint := endpoint_to_hand_on():
         options = {"runtime_env": {"env_vars": endpoint}}
     join(address, **options)

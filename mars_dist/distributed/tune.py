@@ -162,18 +162,18 @@ def train_and_measure(study: Study, trial: Trial, on_gpu: bool, stop: Event) -> 
     keep_freed_memory()
     torch.set_num_threads(study.workers)
     run_model = on_a_gpu if on_gpu else in_this_process
-    flops = 0.0
+    flops = share = 0.0
     for place, stage in enumerate(study.stages(trial)):
         if study.sweep.kind == "both" and place == 1:
             run_model(encode_here, study.data, stage.plan.tokenizer_folder, stage.plan.data)
         if study.sweep.seconds:
             train_plan(stage.pace(), study.workers, on_gpu, stop)
             stage = stage.in_seconds(study.sweep.seconds)
-        so_far = Reports(place, stage, flops, read_record(study.folder(trial)))
+        so_far = Reports(place, stage, flops, share, study.sweep.seconds, read_record(study.folder(trial)))
         for report in so_far.missed():
             tune.report(report)
         train_plan(stage.plan, study.workers, on_gpu, stop, so_far)
-        flops += stage.flops
+        flops, share = flops + stage.flops, share + stage.share
     return run_model(measure, study, trial)
 
 
@@ -224,9 +224,13 @@ class Behind(Exception):
 class Reports(TuneReportCallback):
     """From rank 0's reports to the trial's: what was spent so far, and metrics where they mean something yet."""
 
-    def __init__(self, place: int, stage: Stage, flops: float, record: Record) -> None:
+    def __init__(
+        self, place: int, stage: Stage, flops: float, share: float, budget: float | None, record: Record
+    ) -> None:
+        """`flops` and `share`: of the stages before it. `budget`: in seconds, where it is that."""
         super().__init__()
         self.place, self.stage, self.flops, self.seconds = place, stage, flops, record.spent("seconds")
+        self.share, self.budget = share, budget
         self.latest = 0.0
         self.known = max((report["step"] for report in record.reports if report["stage"] == place), default=0)
 
@@ -245,6 +249,9 @@ class Reports(TuneReportCallback):
             "flops": self.flops + figures["step"] * self.stage.flops_per_step,
             "seconds": self.seconds + figures["seconds"],
         }
+        if self.budget:  # starts and validations are no part of it, nor of what trials are compared by
+            done = figures["step"] / self.stage.plan.config.train.steps
+            spent["seconds"] = self.budget * (self.share + done * self.stage.share)
         return spent | {name: figures[figure] * by for name, (figure, by) in self.stage.figures.items()}
 
     def after_report(
