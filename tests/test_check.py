@@ -246,7 +246,15 @@ def test_a_folder_that_nodes_do_not_share(tmp_path: Path) -> None:
 
 def test_the_gpu_of_a_node_is_known_by_its_name() -> None:
     here = Node.here()
-    for name, peak in (("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12)):
+    peaks = {
+        "NVIDIA A100-SXM4-40GB": 312e12,
+        "NVIDIA L40S": 362e12,
+        "NVIDIA L4": 121e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA H100 NVL": 835e12,
+    }
+    for name, peak in peaks.items():
         place = Place([replace(here, num_gpus=2, gpu=name, gpu_memory=10 * GIB)], on_ray=False)
         device = place.device(2, None, 0.3)
         assert (device.peak, device.memory, place.workers()) == (peak, 10 * GIB, 2)
