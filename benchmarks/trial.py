@@ -179,7 +179,7 @@ def spectrogram_of(data: str) -> SpectrogramConfig:
 
 
 def mean(measured: Sequence[Measured], metric: str, line: str) -> float:
-    return float(torch.cat([part[metric][line] for part in measured]).mean())
+    return float(torch.cat([part[metric][line] for part in measured]).double().mean())
 
 
 def step_milliseconds(folder: Path) -> float:
