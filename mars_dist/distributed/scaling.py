@@ -16,7 +16,8 @@ GROWS_TO = "MARS_GPUS"
 """In the head's environment, by the files of cluster/: how many GPUs there can be. A driver cannot ask Ray for it."""
 SECONDS_BETWEEN_LINES = 60.0
 SPOT_SECONDS = 6 * 60.0
-"""What spot nodes are given. Ray asks a cloud that has none for them again and again (2.60: it minds no refusal)."""
+"""What spot nodes are given; then those on demand, in turns. Ray alone would ask a cloud that has no spot nodes again
+and again (2.60: it minds no refusal)."""
 START_SECONDS = 30 * 60.0
 """What a cloud is given to find the nodes, spot or on demand, and to set them up."""
 ON_DEMAND = {"market": "on-demand"}
@@ -63,7 +64,7 @@ def gather(workers: int, say: Say) -> None:
 def wait_for(workers: int, say: Say) -> None:
     """Ask for them until they are there: what Ray Data leaves on a cluster tells Ray every 20 s to forget it (2.60)."""
     start = said = monotonic()
-    on_demand = 0
+    told = False
     say(f"waiting for nodes: {num_gpus()} of {workers} GPUs are there")
     with told_by_sigterm() as stop:
         while (there := num_gpus()) < workers:
@@ -75,9 +76,11 @@ def wait_for(workers: int, say: Say) -> None:
                     f"only {there} of {workers} GPUs came within {START_SECONDS / 60:.0f} minutes: mind the account's "
                     "quota, ask for fewer --workers, or look at `ray status` on the head; the same command goes on"
                 )
-            if now - start > SPOT_SECONDS and not on_demand:
-                on_demand = workers - there
+            # In turns: a wish for more on-demand nodes than there may be brings none at all.
+            on_demand = (workers - there) * int((now - start) // SPOT_SECONDS % 2)
+            if on_demand and not told:
                 say(f"waiting for nodes: {on_demand} GPUs are now asked for on demand")
+                told = True
             if now - said > SECONDS_BETWEEN_LINES:
                 say(f"waiting for nodes: {there} of {workers} GPUs are there")
                 said = now

@@ -87,11 +87,10 @@ def test_what_spot_has_not_brought_in_some_minutes_is_asked_for_on_demand(
 ) -> None:
     there = iter([0, 0, 0, 4, 5, 8])
     monkeypatch.setattr(scaling, "num_gpus", lambda: next(there))
-    monkeypatch.setattr(scaling, "SPOT_SECONDS", 0.5)
+    monkeypatch.setattr(scaling, "SPOT_SECONDS", 0.8)
     scaling.gather(8, said.append)
-    mixed = [{}] * 4 + [{"market": "on-demand"}] * 4
-    assert asked == [[{}] * 8, mixed, mixed, []], "of those that were there a node of spot may be lost again"
-    assert "4 GPUs are now asked for on demand" in said[-1]
+    assert asked == [[{}] * 8, [{}] * 4 + [{"market": "on-demand"}] * 4, [{}] * 8, []], "and for spot again, in turns"
+    assert said[1:] == ["waiting for nodes: 4 GPUs are now asked for on demand"]
 
 
 def test_who_is_stopped_while_it_waits_leaves_no_wish_behind(
