@@ -103,7 +103,11 @@ class Note:
 
 def is_utf8(text: str) -> bool:
     """JSON may hold half of a character ("\\ud83d"), which no file can."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 NOTE_KEYS = tuple(field.name for field in fields(Note))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Array, Rejected, Shard, read_heads, shard_bytes, write_shard
-from mars_dist.nsynth import QUALITIES, Note
+from mars_dist.nsynth import QUALITIES, SPLITS, Note
 from mars_dist.serialize import to_plain
 from mars_dist.sources.archive import filled
 from mars_dist.sources.source import Split, identity
 from mars_dist.spectrogram import picture_from_wave
 from mars_dist.storage import Folder
 
+SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.parquet")
+"""What `plan` calls one: no other file in a data set's folder is ours to delete."""
 NOTES_TRIED = 16
 """Of each split, to estimate its size."""
 NOTES_AT_ONCE = 8

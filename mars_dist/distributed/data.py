@@ -1,7 +1,6 @@
 """Preprocessing and encoding over a cluster: Ray Data runs the jobs of `pictures` and `codes`, one a shard."""
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,16 +13,13 @@ from mars_dist.dataset import MANIFEST, DatasetInfo, Rejected, require_same, req
 from mars_dist.distributed.cluster import over_cluster, over_gpus, stream_over_cluster
 from mars_dist.lease import sole_writer
 from mars_dist.model import load_tokenizer
-from mars_dist.nsynth import SPLITS
-from mars_dist.pictures import Job, Made, arrays, estimate_bytes, find_made, make_shard, plan, with_contents
+from mars_dist.pictures import SHARD, Job, Made, arrays, estimate_bytes, find_made, make_shard, plan, with_contents
 from mars_dist.progress import Say
 from mars_dist.sources.read import read_source
 from mars_dist.sources.source import fingerprint
 from mars_dist.storage import Folder
 from mars_dist.whole import HALF_WRITTEN
 
-SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.parquet")
-"""What `pictures.plan` calls one: no other file in the folder is ours to delete."""
 SECONDS_BETWEEN_LINES = 3
 SHOWN = 5
 """Rejected notes that are printed; dataset.json lists all."""

@@ -6,7 +6,6 @@ Suffixes: N generated notes, M real notes, A and B the halves of both, R resampl
 """
 
 from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mars_dist.metrics.summary import Estimate, bootstrap_set
+from mars_dist.metrics.summary import STANDARD_ERRORS, Estimate, bootstrap_set
 
 SetScore = Callable[[Tensor], Tensor]
 """(R, N) how often each note counts -> (R,). In float64, as all that follows."""
@@ -24,8 +23,6 @@ Metric = Callable[[Tensor, Tensor], Score]
 """(N, D) and (M, D) features of generated and of real notes -> their score."""
 
 NOTES_A_CELL = 5
-DIFFERENT = NormalDist().inv_cdf(0.975)
-"""Standard errors beyond which two shares differ at the level 0.05."""
 
 
 def crossed(metric: Metric, line_ND: Tensor, real_ND: Tensor, seed: int = 0, resamples: int = 200) -> Estimate:
@@ -131,7 +128,7 @@ def different_cells(x_ND: Tensor, y_MD: Tensor, num_cells: int = 50, seed: int =
         share_RC = (hits_x_RC + hits_y_RC) / (n_R1 + m_R1)
         error_RC = (share_RC * (1 - share_RC) * (1 / n_R1 + 1 / m_R1)).sqrt()
         difference_RC = (hits_x_RC / n_R1 - hits_y_RC / m_R1).abs()
-        return (difference_RC > DIFFERENT * error_RC).double().mean(1)
+        return (difference_RC > STANDARD_ERRORS * error_RC).double().mean(1)
 
     return score
 

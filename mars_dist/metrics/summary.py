@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 DRAWS_AT_ONCE = 1 << 22
-Z = NormalDist().inv_cdf(0.975)
+STANDARD_ERRORS = NormalDist().inv_cdf(0.975)
+"""To either side, in which 95 % lie."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def share(values: Tensor) -> Estimate:
 
     A bootstrap would draw nothing else from values that are all alike, and call three hits of three certain.
     """
-    n, hits = len(values), int(values.sum())
-    centre, half = (hits + Z**2 / 2) / (n + Z**2), Z * math.sqrt(hits * (n - hits) / n + Z**2 / 4) / (n + Z**2)
+    n, hits, z = len(values), int(values.sum()), STANDARD_ERRORS
+    centre, half = (hits + z**2 / 2) / (n + z**2), z * math.sqrt(hits * (n - hits) / n + z**2 / 4) / (n + z**2)
     return Estimate(hits / n, n, (max(centre - half, 0.0), min(centre + half, 1.0)))
 
 
