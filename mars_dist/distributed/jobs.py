@@ -14,29 +14,28 @@ from socket import create_connection
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-TOKEN = Path("~/.ray/auth_token")
-# Ray's client sends a token only where this is set when Ray is imported, and insists on one then.
-if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or TOKEN.expanduser().exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-import ray  # noqa: E402
-from aiohttp import ClientError  # noqa: E402
-from ray._private.ray_constants import (  # noqa: E402
+import ray
+from aiohttp import ClientError
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.ray_constants import (
     DASHBOARD_CLIENT_MAX_SIZE,
     get_runtime_env_default_excludes,
 )
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes  # noqa: E402
-from ray.exceptions import AuthenticationError  # noqa: E402
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
+from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from mars_dist.progress import Say  # noqa: E402
+from mars_dist.progress import Say
 
+TOKEN = "~/.ray/auth_token"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """What Ray's client believes more than the address that it is given, in this order."""
 ANSWER_SECONDS = 10
-for chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env"):
+for chatty in ("dashboard.modules", "_private.authentication", "_private.runtime_env"):
     logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)
+# Ray's own commands send a token wherever there is one; its client of jobs does once this is called.
+maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 STOP_SECONDS = 120
 """What a job that is stopped is given to save a checkpoint; Ray's own 3 seconds are too few."""
 RUNTIME_ENV = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import ray
@@ -66,3 +67,25 @@ def test_a_cluster_of_another_version_is_one_line(words: tuple[str, ...]) -> Non
     [line] = [line for line in ended.stderr.splitlines() if line.startswith("mars: ")]
     assert ended.returncode == 2 and f"{address}: cannot be joined: Version mismatch" in line
     assert "Traceback" not in ended.stderr
+
+
+def started_at(home: Path, before: str = "import ray") -> str:
+    """What is told by a process whose home this is, and which starts a runtime of its own."""
+    code = f"{before}; from mars_dist.distributed.runtime import connect; connect(num_cpus=1)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+    return ended.stdout + ended.stderr
+
+
+def test_a_runtime_of_ones_own_writes_nothing_into_ones_home(tmp_path: Path) -> None:
+    """Nor needs one: in a container there may be none."""
+    assert started_at(tmp_path) == "" and not list(tmp_path.iterdir())
+    assert started_at(Path("/proc/nothing")) == ""
+
+
+def test_a_runtime_starts_where_ray_knew_of_no_token_when_it_was_imported(tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("of a cluster's, which is a long word of some characters")
+    assert started_at(tmp_path, "import ray; from mars_dist.distributed import jobs") == ""
