@@ -129,11 +129,14 @@ def write_wav(path: str | os.PathLike[str], wave_T: Wave, sample_rate: int) -> N
 
 def wav_bytes(wave_T: Wave, sample_rate: int) -> bytes:
     """The contents of such a file."""
-    # libsndfile would round down, and so shift every note by half a level.
-    levels_T = np.clip(np.round(wave_T * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     content = io.BytesIO()
-    soundfile.write(content, levels_T, sample_rate, subtype="PCM_16", format="WAV")
+    soundfile.write(content, levels(wave_T), sample_rate, subtype="PCM_16", format="WAV")
     return content.getvalue()
+
+
+def levels(wave: NDArray[np.floating]) -> NDArray[np.int16]:
+    """[-1, 1] -> 16 bits, to the nearest: libsndfile would round down, and so shift every note by half a level."""
+    return np.clip(np.round(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
 def resample(wave_T: Wave, from_rate: int, to_rate: int) -> Wave:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mars_dist.audio import levels
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Array, Rejected, Shard, read_heads, shard_bytes, write_shard
@@ -149,7 +150,7 @@ def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDA
         if waves:
             wave_BT = np.stack(waves)
             if keeps_waves:
-                wave_NT[first : len(notes)] = np.clip(np.rint(wave_BT * 2**15), -(2**15), 2**15 - 1)
+                wave_NT[first : len(notes)] = levels(wave_BT)
             picture_B1FN = picture_from_wave(torch.from_numpy(wave_BT), config)
             picture_NCHW[first : len(notes)] = multiplex(picture_B1FN.half(), config.cmx).numpy()
     columns = {

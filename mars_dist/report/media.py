@@ -16,6 +16,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from mars_dist.audio import levels
+
 Codec = Literal["flac", "ogg"]
 """Lossless, or Ogg Vorbis at a third of the size."""
 PICTURE_WIDTH, PICTURE_HEIGHT = 256, 160
@@ -53,7 +55,7 @@ def image(picture_FN: NDArray[np.floating], sample_rate: int, width: int = PICTU
 
 def sound(wave_T: NDArray[np.floating], sample_rate: int, codec: Codec) -> str:
     """The waveform, in [-1, 1], at 16 bits."""
-    samples_T = np.clip(np.round(np.asarray(wave_T, dtype=np.float64) * 32768), -32768, 32767).astype(np.int16)
+    samples_T = levels(wave_T)
 
     def save(file: io.BytesIO) -> None:
         with soundfile.SoundFile(file, "w", sample_rate, 1, format=codec.upper()) as sink:
