@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mars_dist.config import SpectrogramConfig
 from mars_dist.scales import Size
-from mars_dist.serialize import from_plain, to_plain
+from mars_dist.serialize import as_json, from_plain, to_plain
 from mars_dist.storage import Folder
 
 FORMAT_VERSION = 1
@@ -105,7 +105,7 @@ class DatasetInfo:
     def save(self, folder: Folder) -> None:
         """Declare the folder complete. Raises OSError where the disk refuses."""
         head = {"format_version": FORMAT_VERSION, "counts": self.counts}
-        folder.write(MANIFEST, (json.dumps(head | to_plain(self), indent=1) + "\n").encode())
+        folder.write(MANIFEST, as_json(head | to_plain(self)))
 
     @classmethod
     def load(cls, folder: Folder) -> "DatasetInfo":

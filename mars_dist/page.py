@@ -1,9 +1,8 @@
 """From evaluations and runs' folders to the page that a person judges by, its figures as JSON, and a table as text."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +24,7 @@ from mars_dist.progress import Say, tenths
 from mars_dist.report import html
 from mars_dist.report.parts import LINES, Curve, Grid, Ladder, Model, Report, Row, Rung, ScaleUse
 from mars_dist.sampling import SamplingConfig
-from mars_dist.serialize import read_json, to_plain
+from mars_dist.serialize import as_json, read_json, to_plain
 from mars_dist.storage import Folder
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training.journal import METRICS, read_metrics
@@ -84,7 +83,7 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
         task.check()
     settings, phase = plan.settings, PHASES[plan.phase]
     evaluations = evaluate_all(
-        tasks, plan.num_notes, plan.num_shown, lambda split: partial(progress_of, split), over_gpus
+        tasks, plan.num_notes, plan.num_shown, lambda split: lambda what: tenths(f"evaluate {split}: {what}"), over_gpus
     )
     for evaluation in evaluations:
         for reason in evaluation.left_out:
@@ -96,7 +95,7 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
         **settings,
         "splits": {evaluation.split: to_figures(evaluation) for evaluation in evaluations},
     }
-    out.write(figures_of(file), (json.dumps(figures, indent=1) + "\n").encode())
+    out.write(figures_of(file), as_json(figures))
     models = {name: folder for name, folder in runs.items() if not is_tokenizer(folder)}
     grids = {name: sample_grid(tasks[0], folder, over_gpus) for name, folder in models.items()}
     report = Report(
@@ -125,10 +124,6 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
     out.write(file, page)
     say(f"{out.link(file)}: {len(page) / 2**20:.1f} MiB")
     return table(evaluations, report)
-
-
-def progress_of(split: str, what: str) -> Callable[[int, int], None]:
-    return tenths(f"evaluate {split}: {what}")
 
 
 def named(folders: Sequence[Address]) -> dict[str, Address]:
