@@ -57,7 +57,10 @@ def convert(kind: Any, value: Any, base: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return from_plain(kind, value, base, f"{where}.")  # type: ignore[arg-type]
     if kind is Size and isinstance(value, str):
-        return named(where, lambda: Size.parse(value))
+        try:
+            return Size.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
     if origin is tuple and isinstance(value, list):
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
@@ -76,13 +79,6 @@ def convert(kind: Any, value: Any, base: Any, where: str) -> Any:
         return value
     wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
     raise ValueError(f"{where}: {value!r} is not {wanted}")
-
-
-def named(where: str, make: Any) -> Any:
-    try:
-        return make()
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

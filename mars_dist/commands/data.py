@@ -10,9 +10,7 @@ from tyro.conf import Positional
 
 from mars_dist.addresses import address
 from mars_dist.arguments import Inline, local, make_folder, parse, preset_first
-from mars_dist.config import (
-    SpectrogramConfig,
-)
+from mars_dist.config import SpectrogramConfig
 from mars_dist.progress import say, tenths
 
 
