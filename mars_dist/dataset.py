@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
@@ -135,6 +135,13 @@ class DatasetInfo:
         raise ValueError(
             f"{folder.name}: has format {version}, newer than {FORMAT_VERSION}, the newest known here: update mars-dist"
         )
+
+
+def require_pictures(expected: SpectrogramConfig, info: DatasetInfo, where: str) -> None:
+    """Raises ValueError where a data set holds no pictures, or other ones than those expected but for their CMX."""
+    if info.kind != "pictures":
+        raise ValueError(f"{where}: holds {info.kind}, not pictures: give the --out of mars preprocess")
+    require_same(replace(expected, cmx=info.spectrogram.cmx), info)
 
 
 def require_same(expected: SpectrogramConfig, info: DatasetInfo) -> None:

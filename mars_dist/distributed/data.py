@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from time import monotonic
 
 from mars_dist import codes
 from mars_dist.addresses import Address
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import MANIFEST, DatasetInfo, Rejected, require_same, require_shards
+from mars_dist.dataset import MANIFEST, DatasetInfo, Rejected, require_pictures, require_same, require_shards
 from mars_dist.distributed.cluster import over_cluster, over_gpus, stream_over_cluster
 from mars_dist.lease import sole_writer
 from mars_dist.model import load_tokenizer
@@ -87,9 +86,7 @@ def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -
     """
     _, run = load_tokenizer(tokenizer)
     source = DatasetInfo.load(Folder.open(pictures))
-    if source.kind != "pictures":
-        raise ValueError(f"{pictures}: holds {source.kind}, not pictures: give the --out of mars preprocess")
-    require_same(replace(run.spectrogram, cmx=source.spectrogram.cmx), source)
+    require_pictures(run.spectrogram, source, pictures)
     info, folder = codes.info_of(source, tokenizer, run.tokenizer), Folder.open(out)
     names = folder.list()
     if MANIFEST in names:

@@ -4,7 +4,7 @@ Suffixes: B notes, F N bins and frames, K scales, W the codes of all codebooks s
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mars_dist.addresses import Address
-from mars_dist.dataset import Columns, DatasetInfo, require_same
+from mars_dist.dataset import Columns, DatasetInfo, require_pictures
 from mars_dist.devices import own_device
 from mars_dist.evaluation.judges import Features, Judges
 from mars_dist.evaluation.lines import (
@@ -78,13 +78,10 @@ class Task:
 
     def check(self) -> None:
         """Raises ValueError where data set, runs and judges do not fit each other."""
-        models, info = [tokenizer_of(folder) for folder in self.runs.values()], self.info
-        if info.kind != "pictures":
-            raise ValueError(f"{self.data}: holds {info.kind}, not pictures: give the --out of mars preprocess")
-        for tokenizer, spectrogram in models:
-            require_same(replace(spectrogram, cmx=info.spectrogram.cmx), info)
+        for tokenizer, spectrogram in [tokenizer_of(folder) for folder in self.runs.values()]:
+            require_pictures(spectrogram, self.info, self.data)
             self.sampling.per_scale(tokenizer.config.schedule)
-        self.judges.check(info)
+        self.judges.check(self.info)
 
 
 def splits_of(data: str, asked: Asked) -> Mapping[str, int]:

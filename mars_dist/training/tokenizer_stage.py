@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mars_dist.addresses import Address
 from mars_dist.cmx import demultiplex, recut
 from mars_dist.config import FEWEST_SCALES, ClassifierRunConfig, TokenizerRunConfig
-from mars_dist.dataset import Columns, require_same
+from mars_dist.dataset import Columns, require_pictures
 from mars_dist.losses import reconstruction_loss
 from mars_dist.metrics.codebook import advice, count_codes, scale_names, summary, usage
 from mars_dist.metrics.reconstruction import mae, mse
@@ -206,9 +206,7 @@ class TokenizerStage:
 def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str) -> tuple[Rows, Rows]:
     """The rows to train on and to validate with. Raises ValueError where data and settings do not fit."""
     rows = Rows(data, "train")
-    if rows.info.kind != "pictures":
-        raise ValueError(f"{data}: holds {rows.info.kind}, not pictures: give the --out of mars preprocess")
-    require_same(replace(config.spectrogram, cmx=rows.info.spectrogram.cmx), rows.info)
+    require_pictures(config.spectrogram, rows.info, data)
     return rows, Rows(data, "valid")
 
 
