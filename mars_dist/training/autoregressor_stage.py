@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mars_dist.addresses import Address
 from mars_dist.autoregressor import Autoregressor, accuracy_per_scale, cross_entropy_per_scale, mean_per_scale
@@ -24,7 +23,7 @@ from mars_dist.training import sharding
 from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, rows_at_once
 from mars_dist.training.fine_tuning import start_autoregressor
 from mars_dist.training.journal import Journal
-from mars_dist.training.optim import MovingAverage
+from mars_dist.training.loop import Stage
 from mars_dist.training.run import Run
 from mars_dist.training.shown import SHOWN, show
 
@@ -38,7 +37,7 @@ CORRUPTED = [*COLUMNS, "latents"]
 """What is read of notes whose codes are to be corrupted: latents are most of a row, and serve nothing else."""
 
 
-class AutoregressorStage:
+class AutoregressorStage(Stage):
     """What the loop trains when it trains an autoregressor. Raises ValueError where codes and tokenizer do not fit."""
 
     name = "autoregressor"
@@ -66,7 +65,7 @@ class AutoregressorStage:
         self.held_out = HeldOut(held_out, COLUMNS, self.prepare)
         torch.manual_seed(self.train.seed)
         cardinalities = self.vocabulary.cardinalities
-        self.model = sharding.on_rank_0(
+        self.model: Autoregressor = sharding.on_rank_0(
             lambda: Autoregressor(config.autoregressor, tokenizer_run.tokenizer, cardinalities)
         )
         if init_from and run.rank == 0:
@@ -97,15 +96,6 @@ class AutoregressorStage:
         nats_K = mean_per_scale(self.model(inputs_BLC, conditions, keep_BN, codes_BL), self.code_spans)
         return {"cross_entropy": self.mean_over_scales(nats_K, settings.scale_weight)}
 
-    def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
-        return {}
-
-    def memory(self) -> dict[str, Tensor]:
-        return {}
-
-    def recall(self, memory: dict[str, Tensor]) -> None:
-        pass
-
     def validate(self) -> dict[str, float]:
         """The loss, cross-entropy and accuracy on held-out notes, over all tokens and at each scale."""
         batch = self.held_out.evenly(self.train.validation_rows, self.run.rank, self.run.world_size)
@@ -126,9 +116,6 @@ class AutoregressorStage:
         for k, size in enumerate(self.quantizer.schedule.sizes):
             figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
         return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
-
-    def phase(self, step: int) -> int:
-        return 0
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
         """By the loss: it weighs scales as training does, and coarse ones decide what note it is."""

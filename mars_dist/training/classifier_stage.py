@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from mars_dist.classifier import NUM_PITCHES, Classifier, Judgement, average_time
 from mars_dist.cmx import demultiplex
@@ -21,7 +20,7 @@ from mars_dist.rows import Group, Rows
 from mars_dist.training import sharding
 from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, rows_at_once
 from mars_dist.training.journal import Journal
-from mars_dist.training.optim import MovingAverage
+from mars_dist.training.loop import Stage
 from mars_dist.training.run import Run
 from mars_dist.training.tokenizer_stage import require_fit
 
@@ -46,7 +45,7 @@ class BriefRows(Rows):
         return found | {"picture": average_time(picture_B1FN.float(), self.frames).half().numpy()}
 
 
-class ClassifierStage:
+class ClassifierStage(Stage):
     """What the loop trains when it trains a classifier. Raises ValueError where the data set does not fit."""
 
     name = "classifier"
@@ -62,7 +61,7 @@ class ClassifierStage:
         self.info = self.batches.rows.info
         self.unseen = HeldOut(rows(split=UNSEEN), COLUMNS, prepare) if self.info.counts.get(UNSEEN) else None
         torch.manual_seed(self.train.seed)
-        self.model = sharding.on_rank_0(lambda: Classifier(config.classifier, config.spectrogram))
+        self.model: Classifier = sharding.on_rank_0(lambda: Classifier(config.classifier, config.spectrogram))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy of both questions, for notes that are transposed."""
@@ -77,15 +76,6 @@ class ClassifierStage:
         uniform_B = keyed_uniform(self.train.seed, step, batch["place"], 1)[:, 0]
         up_B = (uniform_B * (2 * most + 1)).long() - most
         return up_B.clamp(-pitch_B, NUM_PITCHES - 1 - pitch_B)
-
-    def after_step(self, step: int, optimizer: Optimizer, average: MovingAverage) -> dict[str, float]:
-        return {}
-
-    def memory(self) -> dict[str, Tensor]:
-        return {}
-
-    def recall(self, memory: dict[str, Tensor]) -> None:
-        pass
 
     def validate(self) -> dict[str, float]:
         """Cross-entropy, and how many notes' pitch and family it gets right, of instruments that it was trained on."""
@@ -105,9 +95,6 @@ class ClassifierStage:
             sums += torch.stack([loss * len(pitch_right_B), pitch_right_B.sum(), family_right_B.sum()])
         names = ("cross_entropy", "pitch_accuracy", "family_accuracy")
         return dict(zip(names, (sums / num_notes).tolist(), strict=True))
-
-    def phase(self, step: int) -> int:
-        return 0
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
         """By cross-entropy: inception scores read the probabilities, and accuracies are soon all alike."""

@@ -20,13 +20,10 @@ from mars_dist.training.watchdog import watchdog
 
 
 class Stage(Protocol):
-    """What is trained: the tokenizer, the autoregressor or the classifier."""
+    """What is trained: the tokenizer, the autoregressor or the classifier. Most have nothing to remember."""
 
     name: str
-
-    @property
-    def model(self) -> nn.Module: ...
-
+    model: nn.Module
     train: TrainConfig
     optim: OptimConfig
     batches: Batches
@@ -36,18 +33,22 @@ class Stage(Protocol):
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, float]:
         """What follows the optimizer's step; returns figures to log."""
+        return {}
 
     def memory(self) -> dict[str, Tensor]:
         """What the stage remembers from step to step, over all workers; every worker calls it."""
+        return {}
 
     def recall(self, memory: dict[str, Tensor]) -> None:
         """Go on from that."""
+        return
 
     def validate(self) -> dict[str, float]:
         """Figures on held-out rows; every worker calls it and gets the same."""
 
     def phase(self, step: int) -> int:
         """Which phase of training it is: figures of one phase do not compare with those of another."""
+        return 0
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
         """Whether the weights that were just measured are worth more than the best so far in this phase."""

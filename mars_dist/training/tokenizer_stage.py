@@ -28,12 +28,13 @@ from mars_dist.training.adversary import Adversary
 from mars_dist.training.batches import Batch, Batches, HeldOut, keyed_uniform, rows_at_once
 from mars_dist.training.fine_tuning import start_tokenizer
 from mars_dist.training.journal import Journal
+from mars_dist.training.loop import Stage
 from mars_dist.training.optim import MovingAverage
 from mars_dist.training.run import Run
 from mars_dist.training.shown import SHOWN, show
 
 
-class TokenizerStage:
+class TokenizerStage(Stage):
     """What the loop trains when it trains a tokenizer. Raises ValueError where the data set does not fit."""
 
     name = "tokenizer"
@@ -48,7 +49,9 @@ class TokenizerStage:
         self.held_out = HeldOut(held_out, ["picture"], cut_anew)
         torch.manual_seed(self.train.seed)
         self.settings = config.codebook
-        self.model = sharding.on_rank_0(lambda: Tokenizer(config.tokenizer, config.spectrogram, config.codebook))
+        self.model: Tokenizer = sharding.on_rank_0(
+            lambda: Tokenizer(config.tokenizer, config.spectrogram, config.codebook)
+        )
         if init_from:
             if run.rank == 0:
                 start_tokenizer(self.model, init_from)
