@@ -59,9 +59,8 @@ def seconds_a_row(data: Path, columns: list[str], window_rows: int, rounds: int)
     seconds = []
     for seed in range(rounds):
         rows = Rows(data, "train")
-        batches = Batches(
-            rows, columns, lambda found: {"x": torch.from_numpy(found[columns[0]])}, BATCH, seed, window_rows
-        )
+        train = TrainConfig(batch_size=BATCH, seed=seed, shuffle_rows=window_rows)
+        batches = Batches(rows, columns, lambda found: {"x": torch.from_numpy(found[columns[0]])}, train)
         start, steps = perf_counter(), rows.num_rows // BATCH
         for step in range(steps):
             batches.load(step, 0, 1)
@@ -84,7 +83,9 @@ def enlarged(data: str, out: Path, copies: int) -> Path:
 def opened(data: Path) -> Batches:
     """Of codes, as an autoregressor reads them."""
     rows = Rows(data, "train")
-    return Batches(rows, ["codes"], lambda found: {"x": torch.from_numpy(found["codes"])}, BATCH, 0, WINDOW)
+    return Batches(
+        rows, ["codes"], lambda found: {"x": torch.from_numpy(found["codes"])}, TrainConfig(batch_size=BATCH)
+    )
 
 
 def by_size(data: str, out: Path, rounds: int) -> Table:

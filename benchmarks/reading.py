@@ -26,6 +26,7 @@ from check import prepare
 from loading import enlarged
 from side_by_side import Table, options, tell
 
+from mars_dist.config import TrainConfig
 from mars_dist.dataset import ROWS_IN_GROUP, Columns, DatasetInfo
 from mars_dist.rows import Rows
 from mars_dist.storage import Folder
@@ -98,7 +99,7 @@ def rate(data: str, columns: list[str], workers: int, seed: int) -> tuple[float,
             begun.append(group)
             return super().begin(group)
 
-    batches = Counted(rows, columns, tensor_of, BATCH, seed, WINDOW)
+    batches = Counted(rows, columns, tensor_of, TrainConfig(batch_size=BATCH, seed=seed, shuffle_rows=WINDOW))
     with closing(batches.stream(0, 0, workers)) as stream:
         list(islice(stream, FIRST))
         before = len(begun)

@@ -59,9 +59,7 @@ class AutoregressorStage(Stage):
             vocabulary, self.histogram = counted(rows, config.autoregressor)
         self.vocabulary = sharding.gather_objects(vocabulary)[0]
         columns = CORRUPTED if config.autoregressor.corrupt_codes > 0 else COLUMNS
-        self.batches = Batches(
-            rows, columns, self.prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
-        )
+        self.batches = Batches(rows, columns, self.prepare, self.train)
         self.held_out = HeldOut(held_out, COLUMNS, self.prepare)
         torch.manual_seed(self.train.seed)
         cardinalities = self.vocabulary.cardinalities

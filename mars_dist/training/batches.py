@@ -47,17 +47,9 @@ class Batches:
     `prepare` makes tensors of columns, in the thread that reads ahead.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        columns: list[str],
-        prepare: Callable[[Columns], Batch],
-        batch_size: int,
-        seed: int,
-        window_rows: int,
-    ) -> None:
-        self.rows, self.columns, self.prepare, self.batch_size = rows, columns, prepare, batch_size
-        self.order = Order([group.num_rows for group in rows.groups], window_rows, seed)
+    def __init__(self, rows: Rows, columns: list[str], prepare: Callable[[Columns], Batch], train: TrainConfig) -> None:
+        self.rows, self.columns, self.prepare, self.batch_size = rows, columns, prepare, train.batch_size
+        self.order = Order([group.num_rows for group in rows.groups], train.shuffle_rows, train.seed)
         self.readers = ThreadPoolExecutor(rows.folder.at_once)
         self.kept: dict[int, Kept] = {}
 

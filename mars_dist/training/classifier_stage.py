@@ -54,9 +54,7 @@ class ClassifierStage(Stage):
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         require_fit(config, data)
         rows = partial(BriefRows, data, frames=config.classifier.frames)
-        self.batches = Batches(
-            rows(split="train"), COLUMNS, prepare, self.train.batch_size, self.train.seed, self.train.shuffle_rows
-        )
+        self.batches = Batches(rows(split="train"), COLUMNS, prepare, self.train)
         self.held_out = HeldOut(rows(split="valid"), COLUMNS, prepare)
         self.info = self.batches.rows.info
         self.unseen = HeldOut(rows(split=UNSEEN), COLUMNS, prepare) if self.info.counts.get(UNSEEN) else None

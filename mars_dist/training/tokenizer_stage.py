@@ -43,9 +43,7 @@ class TokenizerStage(Stage):
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(config, data)
         cut_anew = partial(prepare, before=rows.info.spectrogram.cmx, after=config.spectrogram.cmx)
-        self.batches = Batches(
-            rows, ["picture"], cut_anew, self.train.batch_size, self.train.seed, self.train.shuffle_rows
-        )
+        self.batches = Batches(rows, ["picture"], cut_anew, self.train)
         self.held_out = HeldOut(held_out, ["picture"], cut_anew)
         torch.manual_seed(self.train.seed)
         self.settings = config.codebook

@@ -51,7 +51,8 @@ def prepare(columns: Columns) -> Batch:
 
 
 def batches_of(rows: Rows, batch_size: int = 8, seed: int = 0, window_rows: int = 128) -> Batches:
-    return Batches(rows, ["pitch"], prepare, batch_size, seed, window_rows)
+    train = TrainConfig(batch_size=batch_size, seed=seed, shuffle_rows=window_rows)
+    return Batches(rows, ["pitch"], prepare, train)
 
 
 def numbers(batches: Batches, steps: range) -> list[int]:
@@ -118,7 +119,7 @@ def test_workers_share_the_reading(many: Rows, world_size: int, most: float) -> 
 
     steps = many.num_rows // 64
     for rank in range(world_size):
-        batches = Counted(many, ["pitch"], prepare, 64, 0, 640)
+        batches = Counted(many, ["pitch"], prepare, TrainConfig(batch_size=64, shuffle_rows=640))
         for step in range(steps):
             expected = batches.global_rows(step)[batches.slice_of(rank, world_size)].tolist()
             assert batches.load(step, rank, world_size)["pitch"].tolist() == expected
@@ -171,7 +172,8 @@ def test_batches_are_read_ahead_while_the_loop_works(rows: Rows) -> None:
             enough.set()
         return prepare(columns)
 
-    with closing(Batches(rows, ["pitch"], prepare_and_tell, 8, 0, 128).stream(0, 0, 1)) as stream:
+    train = TrainConfig(batch_size=8, shuffle_rows=128)
+    with closing(Batches(rows, ["pitch"], prepare_and_tell, train).stream(0, 0, 1)) as stream:
         first = next(stream)
         assert enough.wait(10)
         assert first.waited > 0 and len(made) == 1 + PREFETCH
