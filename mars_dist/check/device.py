@@ -38,6 +38,8 @@ class Gpu:
     """From its maker's data sheet."""
 
     name: str
+    words: str
+    """All of them are in CUDA's name of one."""
     peak: float
     """FLOP/s in bf16, without sparsity."""
     float32: float
@@ -63,18 +65,19 @@ class Gpu:
 
 
 GPUS = {
-    "a10g": Gpu("A10G", 70e12, 35e12, 22 * GIB),
-    "l4": Gpu("L4", 121e12, 30e12, 22 * GIB),
-    "l40s": Gpu("L40S", 362e12, 91e12, 44 * GIB),
-    "a100-40g": Gpu("A100 40 GB", 312e12, 19.5e12, 39 * GIB),
-    "a100": Gpu("A100 80 GB", 312e12, 19.5e12, 79 * GIB),
-    "h100": Gpu("H100 SXM", 989e12, 67e12, 79 * GIB),
-    "h100-pcie": Gpu("H100 PCIe", 756e12, 51e12, 79 * GIB),
-    "h100-nvl": Gpu("H100 NVL", 835e12, 60e12, 93 * GIB),
-    "h200": Gpu("H200 SXM", 989e12, 67e12, 139 * GIB),
-    "b200": Gpu("B200", 2250e12, 75e12, 178 * GIB),
+    "a10g": Gpu("A10G", "A10G", 70e12, 35e12, 22 * GIB),
+    "l4": Gpu("L4", "L4", 121e12, 30e12, 22 * GIB),
+    "l40s": Gpu("L40S", "L40S", 362e12, 91e12, 44 * GIB),
+    "a100-40g": Gpu("A100 40 GB", "A100 40GB", 312e12, 19.5e12, 39 * GIB),
+    "a100": Gpu("A100 80 GB", "A100 80GB", 312e12, 19.5e12, 79 * GIB),
+    "h100": Gpu("H100 SXM", "H100", 989e12, 67e12, 79 * GIB),
+    "h100-pcie": Gpu("H100 PCIe", "H100 PCIe", 756e12, 51e12, 79 * GIB),
+    "h100-nvl": Gpu("H100 NVL", "H100 NVL", 835e12, 60e12, 93 * GIB),
+    "h200": Gpu("H200 SXM", "H200", 989e12, 67e12, 139 * GIB),
+    "b200": Gpu("B200", "B200", 2250e12, 75e12, 178 * GIB),
 }
-"""By the names that --device takes. Memory is what a driver reports, rounded down."""
+"""By the names that --device takes. Memory is what a driver reports, rounded down. Of those whose words
+are in CUDA's name the last one counts."""
 
 
 def gpu(name: str, utilisation: float) -> Gpu:

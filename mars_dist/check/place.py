@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from mars_dist.check.device import Device, gpu, this_cpu
+from mars_dist.check.device import GPUS, Device, gpu, this_cpu
 from mars_dist.node import Node, workers_by_default
 from mars_dist.storage import Folder
 
@@ -46,7 +46,7 @@ class Place:
         if first is None:
             raise ValueError("--device: no node with a GPU has started yet: name what they will have, such as l4")
         words = set(re.split(r"[\W_]+", first.gpu))
-        known = next((name for name in reversed(GPU_WORDS) if set(GPU_WORDS[name]) <= words), None)
+        known = next((name for name in reversed(GPUS) if set(GPUS[name].words.split()) <= words), None)
         if known is None:
             raise ValueError(
                 f"--device: the peak of a {first.gpu} is not known here: name the GPU that is nearest to it"
@@ -61,21 +61,6 @@ class Place:
         from mars_dist.distributed.preflight import on_node
 
         return on_node(node.id, work)
-
-
-GPU_WORDS = {
-    "a10g": ("A10G",),
-    "l4": ("L4",),
-    "l40s": ("L40S",),
-    "a100-40g": ("A100", "40GB"),
-    "a100": ("A100", "80GB"),
-    "h100": ("H100",),
-    "h100-pcie": ("H100", "PCIe"),
-    "h100-nvl": ("H100", "NVL"),
-    "h200": ("H200",),
-    "b200": ("B200",),
-}
-"""By which CUDA's name of a GPU is known; later ones first."""
 
 
 def place_of(address: str | None, named: str | None) -> Place:
