@@ -14,7 +14,7 @@ import json
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from mars_dist.distributed.cluster import over_cluster, over_gpus
-from mars_dist.distributed.tune import on_a_gpu
+from mars_dist.distributed.trial import on_a_gpu
 
 ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 given = lambda _: ray.get_runtime_context().get_accelerator_ids()["GPU"]

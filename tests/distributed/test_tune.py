@@ -19,6 +19,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mars_dist.distributed import tune
 from mars_dist.distributed.orphans import free_orphans
+from mars_dist.distributed.trial import Reports
 from mars_dist.distributed.tune import DRIVER_MEMORY, at_once, run_trials
 from mars_dist.evaluation.judges import Judges
 from mars_dist.page import EvaluationPlan, evaluate_folders
@@ -222,7 +223,7 @@ def test_a_checkpoint_before_any_validation_is_no_report(
     monkeypatch.setattr(TuneReportCallback, "__init__", lambda self: None)  # it wants to be in a trial
     monkeypatch.setattr(TuneReportCallback, "after_report", lambda self, run, metrics, saved: told.extend(metrics))
     [stage] = of.stages(Trial(0, of.sweep.grid()[0], 0))
-    reports = tune.Reports(0, stage, 0.0, 0.0, None, Record(Trial(0, of.sweep.grid()[0], 0)))
+    reports = Reports(0, stage, 0.0, 0.0, None, Record(Trial(0, of.sweep.grid()[0], 0)))
     figures = {"mse": 2.0, "mae": 1.0}
     for step, known_then in ((stage.born - 1, figures), (stage.born + 1, {}), (stage.born + 2, figures)):
         reports.after_report(None, [{"step": step, "seconds": float(step)} | known_then])
@@ -240,7 +241,7 @@ def test_where_seconds_are_the_budget_steps_tell_how_much_is_spent(
     first, second = (stage.lasting(90) for stage in of.stages(trial))
     record = Record(trial)
     for place, stage, share in ((0, first, 0.0), (1, second, first.share)):
-        reports = tune.Reports(place, stage, 0.0, share, of.sweep.seconds, record)
+        reports = Reports(place, stage, 0.0, share, of.sweep.seconds, record)
         figures = dict.fromkeys((figure for figure, _ in stage.figures.values()), 1.0)
         told = [reports.report_of({"step": step, "seconds": 25.0 + step} | figures)["seconds"] for step in (10, 90)]
         assert told == pytest.approx([60 * (share + stage.share / 9), 60 * (share + stage.share)])
