@@ -1,4 +1,4 @@
-"""Wav files <-> waveforms. Suffix: T samples.
+"""Wav files <-> waveforms. Suffixes: T samples, C channels.
 
 Imports torch only to resample, so that whoever reads and writes files starts at once.
 """

@@ -1,8 +1,9 @@
 """The next-scale transformer: codes of a scale from the conditions and all coarser scales.
 
 VAR (arXiv 2404.02905, section 3.2); rotary positions are Infinity's (arXiv 2412.04431).
-Suffixes: B batch (2B with its unconditional half), C code width, D width, L tokens over all scales, k the tokens of one
-scale, V codebook size, K scales, P codes of a token, T tokens of all samples.
+Suffixes: B batch (2B with its unconditional half), C code width, D width, L tokens, or their codes, over all scales, k
+those of one scale, V codebook size, K scales, P codes of a token, T tokens of all samples, M modulations, N blocks, E
+head width, e half of it.
 """
 
 from collections.abc import Mapping

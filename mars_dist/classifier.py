@@ -1,7 +1,7 @@
 """The classifier of pitch and family, on whose judgement and features the measures of generated notes rest.
 
 Suffixes: B batch, F frequency bins, N frames, T spans of time, Q positions on a logarithmic frequency axis, P pitches,
-A families, D features of a head.
+A families, X what a head reads, D its features.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""From shards of pictures to shards of codes, one job a shard: what each worker does, with or without a cluster."""
+"""From shards of pictures to shards of codes, one job a shard: what each worker does, with or without a cluster.
+
+Suffixes: B batch, C H W the multiplexed picture, C h w the latents, L codes over all scales.
+"""
 
 from dataclasses import replace
 from functools import cache

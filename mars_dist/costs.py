@@ -1,6 +1,7 @@
 """What a preset costs: parameters, FLOPs, and the memory of training it, from dry runs of the real modules.
 
-Suffixes: B batch, C channels after CMX or the code width, H W the multiplexed picture, L tokens over all scales.
+Suffixes: B batch, C channels after CMX or the code width, H W the multiplexed picture, F N bins and frames, h w the
+latent grid, L tokens, or their codes, over all scales.
 """
 
 import math

@@ -1,7 +1,7 @@
 """How often the training notes have each combination of conditions: what is not asked for is drawn from that.
 
 The table is joint over all conditions, so that what is drawn fits together: an instrument its family and its range.
-Suffixes: B notes, N combinations that occur.
+Suffixes: B notes, N combinations that occur, A conditions.
 """
 
 from collections.abc import Mapping, Sequence

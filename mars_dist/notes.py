@@ -218,7 +218,7 @@ def render(
     progress: Callable[[int, int], None] = lambda done, total: None,
     processes: int | None = None,
 ) -> dict[str, Any]:
-    """Render the notes into the folder `out`, a source as `nsynth.read_source` reads it, and return its notes.json.
+    """Render the notes into the folder `out`, a source as `sources.read` takes it, and return its notes.json.
 
     notes.json is written last: where it is there with the same settings nothing is done. The files do not depend on
     the number of processes (the machine's processors unless given). `progress` is told notes done and notes in all.

@@ -1,4 +1,7 @@
-"""From a source's notes to shards of pictures, one job a shard: what each worker does, with or without a cluster."""
+"""From a source's notes to shards of pictures, one job a shard: what each worker does, with or without a cluster.
+
+Suffixes: N notes, B a few of them, C H W the multiplexed picture, T samples; in picture_B1FN F N are bins and frames.
+"""
 
 import hashlib
 import json

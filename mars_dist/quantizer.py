@@ -5,8 +5,9 @@ branches (ImageFolder, arXiv 2410.01756), SimVQ (arXiv 2411.02038) and the rotat
 The last scale's codes are fitted to one another (fitting.py), unless each token's nearest is asked for.
 Always in float32: bf16 flips nearest neighbours.
 Suffixes: B batch, C code width over all branches, P branches, c code width of one branch, h w the latent grid, k a
-scale's tokens, kP its codes (a token has P codes side by side), L codes over all scales, V codebook size, R rows of all
-codebooks: of each scale's (or the one shared by all), of each branch's, V.
+scale's tokens, kP its codes (a token has P codes side by side), L codes over all scales, i j the window of phi, V
+codebook size, N codebooks of a branch, R rows of all codebooks: of each scale's (or the one shared by all), of each
+branch's, V.
 """
 
 from collections.abc import Callable, Iterator

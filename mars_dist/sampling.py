@@ -1,7 +1,7 @@
 """From conditions to codes, scale by scale: guidance, top-k, top-p, and noise of its own for each sample.
 
-Suffixes: B batch, k the codes of one scale, V codebook size, M the likeliest of them, C code width, L codes over all
-scales.
+Suffixes: B batch, k the codes of one scale, V codebook size, M the likeliest of them, C code width, h w the latent
+grid, L codes over all scales.
 """
 
 import math

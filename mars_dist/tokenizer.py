@@ -3,7 +3,7 @@
 A transformer encoder with latent tokens and its mirror image as decoder (ImageFolder's shape, arXiv 2410.01756;
 "aligned": a latent token starts from the patch at its own place, a query token from the latent at its own place).
 Suffixes: B batch, C channels after CMX, H W the picture, P patches, S latent tokens, D width, h w the latent
-grid; in f_BSPc P is product branches and c the code width of one.
+grid, L codes over all scales; in f_BSPc P is product branches and c the code width of one.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Independent pieces of work over all CPUs of the cluster, by Ray Data."""
+"""Independent pieces of work over all CPUs or GPUs of the cluster, by Ray Data."""
 
 import math
 import pickle

@@ -1,6 +1,7 @@
 """The work of an evaluation: cut into parts, spread, put together again. The figures do not depend on how it is spread.
 
-Suffixes: B notes, F N bins and frames, K scales, W the codes of all codebooks side by side, D cells or features.
+Suffixes: B notes, F N bins and frames, L codes over all scales, K scales, W the codes of all codebooks side by
+side, D cells or features.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

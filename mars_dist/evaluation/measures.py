@@ -1,6 +1,6 @@
 """Every measure: its name, what it says, and how a version of some notes is measured by it.
 
-Suffixes: B notes, T samples, K classes.
+Suffixes: B notes, F N bins and frames, T samples, K classes.
 """
 
 from collections.abc import Mapping

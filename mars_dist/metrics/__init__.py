@@ -1,1 +1,1 @@
-"""Measures of notes, one value a note; means and intervals are taken in `summary`."""
+"""Measures: of each note, of sets of notes, of codebooks; means and intervals are taken in `summary`."""

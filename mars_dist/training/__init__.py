@@ -1,1 +1,1 @@
-"""The training loop and its two stages: rank-aware, without Ray."""
+"""The training loop and its three stages: rank-aware, without Ray."""

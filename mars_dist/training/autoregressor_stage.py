@@ -1,7 +1,7 @@
 """Training the autoregressor on cached codes and latents.
 
-Suffixes: B batch, L codes over all scales, k the codes of one scale, C code width, h w the latent grid, K scales,
-N blocks.
+Suffixes: B batch, L codes over all scales, k the codes of one scale, C code width, h w the latent grid, K scales, V
+codebook size, N blocks, conditions or near codes, U random numbers of a row.
 """
 
 from functools import partial
@@ -78,7 +78,6 @@ class AutoregressorStage(Stage):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy over all tokens; all that is random is keyed by (seed, step, place in the global batch)."""
-
         places_B = batch["place"].to(self.run.device, non_blocking=True)
         noise = partial(keyed_uniform, self.train.seed, step, places_B)
         settings, conditions, codes_BL = self.config.autoregressor, self.conditions_of(batch), batch["codes"]

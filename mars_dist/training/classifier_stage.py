@@ -1,6 +1,6 @@
 """Training the classifier of pitch and family.
 
-Suffixes: B batch, F N bins and frames.
+Suffixes: B batch, F N bins and frames, P pitches, A families.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ A pass puts the row groups into a random order, and each row of a group comes so
 follow, round to the start of the pass: so rows are shuffled across the data set, while little more than `span` groups
 are in use at a time, and as one ends another begins. Where `span` is all there are, it is a plain shuffle.
 
-Suffixes: G row groups, R rows of a pass.
+Suffix: R rows of a pass.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Training the tokenizer: the loss, and a codebook that is born from encoder outputs and kept alive.
 
-Suffixes: B batch, C H W the multiplexed picture, F N bins and frames, L tokens over all scales, C code width (of
-residuals), V codebook size, K scales; with product branches and several codebooks: c code width of a branch, W the V of
-all branches, N codebooks, R rows of all codebooks, M residuals.
+Suffixes: B batch, C H W the multiplexed picture, F N bins and frames, L codes over all scales, V codebook size, K
+scales; with product branches and several codebooks: c code width of a branch, W the V of all branches, N codebooks, R
+rows of all codebooks, M residuals.
 """
 
 from dataclasses import replace
