@@ -95,7 +95,10 @@ INVALID: dict[str, Callable[[], object]] = {
         width=12, head_width=6, positions="rotary"
     ),
 }
-COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "validate_every", "validation_rows")
+COUNTS = (
+    *("steps", "batch_size", "shuffle_rows", "log_every", "checkpoint_every", "validate_every", "validation_rows"),
+    *("accumulate", "replicas"),
+)
 
 
 @pytest.mark.parametrize("answer", INVALID)

@@ -4,28 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from mars_dist.autoregressor import Autoregressor
-from mars_dist.conditions import Vocabulary
+from mars_dist.costs import build_autoregressor, build_tokenizer, num_parameters
 from mars_dist.presets import PRESETS, TINY, load
 from mars_dist.scales import Size
 from mars_dist.tokenizer import Tokenizer
 
 
-def num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def build(name: str) -> tuple[Tokenizer, Autoregressor]:
     """Both stages without memory."""
     stage, run = PRESETS[name].tokenizer, PRESETS[name].autoregressor
-    with torch.device("meta"):
-        return (
-            Tokenizer(stage.tokenizer, stage.spectrogram, stage.codebook),
-            Autoregressor(run.autoregressor, stage.tokenizer, Vocabulary().cardinalities),
-        )
+    return build_tokenizer(stage), build_autoregressor(run, stage.tokenizer)
 
 
 @pytest.mark.parametrize("name", PRESETS)
