@@ -23,7 +23,7 @@ import numpy as np
 
 from mars_dist.audio import Wave, resample, write_wav
 from mars_dist.lease import sole_writer
-from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES, SPLITS, VELOCITIES, Note
+from mars_dist.nsynth import AUDIO, EXAMPLES, FAMILIES, QUALITIES, SOURCES, SPLITS, VELOCITIES, Note
 from mars_dist.progress import say
 from mars_dist.serialize import write_json
 from mars_dist.storage import Folder
@@ -35,7 +35,7 @@ HELD = 3
 """Seconds that the key is down."""
 RELEASE = 1
 """Seconds after it."""
-RENDERING = ".rendering"
+RECORD, RENDERING = "notes.json", ".rendering"
 SILENT = 1e-3
 """A note whose peak lies below is dropped: the program does not reach the pitch."""
 
@@ -250,7 +250,7 @@ def render(
                         examples[notes.split(instrument, pitch)][note.note_str] = note.to_json()
         for split, entries in examples.items():
             if entries:
-                write_json(workshop / f"nsynth-{split}" / "examples.json", entries)
+                write_json(workshop / f"nsynth-{split}" / EXAMPLES, entries)
                 os.replace(workshop / f"nsynth-{split}", out / f"nsynth-{split}")
 
         record = {
@@ -268,7 +268,7 @@ def render(
             "num_clipped": sum(peak > 1 for peak in peaks.values()),
             "silent_dropped": sorted(name for name, peak in peaks.items() if peak < SILENT),
         }
-        write_json(out / "notes.json", record)
+        write_json(out / RECORD, record)
     return record
 
 
@@ -283,7 +283,7 @@ def _workshop(out: Path) -> Iterator[Path]:
             for broken_off in (*(out / f"nsynth-{split}" for split in SPLITS), workshop):
                 shutil.rmtree(broken_off, ignore_errors=True)
             for split in SPLITS:
-                (workshop / f"nsynth-{split}" / "audio").mkdir(parents=True)
+                (workshop / f"nsynth-{split}" / AUDIO).mkdir(parents=True)
         except OSError as error:
             raise ValueError(f"{out}: cannot be written ({error.strerror}): choose another folder") from error
         yield workshop
@@ -323,7 +323,7 @@ def _render_instrument(
             name = instrument.note(pitch, velocity).note_str
             peaks[name] = float(np.abs(wave_T).max())
             if peaks[name] >= SILENT:
-                folder = workshop / f"nsynth-{notes.split(instrument, pitch)}" / "audio"
+                folder = workshop / f"nsynth-{notes.split(instrument, pitch)}" / AUDIO
                 write_wav(folder / f"{name}.wav", wave_T, SAMPLE_RATE)
     return peaks
 
@@ -342,7 +342,7 @@ def _find_soundfont(given: str | None) -> Path:
 
 def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The notes.json of a finished render with the same settings; None where nothing is there yet."""
-    path = out / "notes.json"
+    path = out / RECORD
     if path.is_file():
         try:
             record: dict[str, Any] = json.loads(path.read_bytes())

@@ -17,6 +17,7 @@ QUALITIES = (
 )  # fmt: skip
 VELOCITIES = (25, 50, 75, 100, 127)
 SPLITS = ("train", "valid", "test")
+EXAMPLES, AUDIO = "examples.json", "audio"
 
 # The largest value of each number in an entry; the smallest is 0.
 LARGEST = {

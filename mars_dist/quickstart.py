@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from mars_dist.config import ClassifierRunConfig
-from mars_dist.notes import NotesConfig, render
+from mars_dist.notes import RECORD, NotesConfig, render
 from mars_dist.pipeline import PAGE, Pipeline
 from mars_dist.presets import load
 from mars_dist.progress import say, tenths
@@ -70,7 +70,7 @@ def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path, figures
     from mars_dist.model import num_parameters
 
     splits = read_json(figures)["splits"]
-    measures, counts = splits["valid"]["measures"], read_json(notes / "notes.json")["counts"]
+    measures, counts = splits["valid"]["measures"], read_json(notes / RECORD)["counts"]
     return {
         "wall_seconds": {"total": round(sum(stages.seconds.values()), 1)} | stages.seconds,
         "peak_rss_bytes": stages.peak_bytes,

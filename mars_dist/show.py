@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import DatasetInfo
+from mars_dist.dataset import MANIFEST, DatasetInfo
 from mars_dist.nsynth import FAMILIES
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH, image
 from mars_dist.rows import Rows, evenly
@@ -45,7 +45,7 @@ def table(info: DatasetInfo, folder: Folder) -> str:
     lines["rejected"] = str(len(info.rejected))
     told = [f"  {note.note_str} ({note.split}): {note.reason}" for note in info.rejected[:SHOWN]]
     if len(info.rejected) > SHOWN:
-        told.append(f"  ... and {len(info.rejected) - SHOWN} more in dataset.json")
+        told.append(f"  ... and {len(info.rejected) - SHOWN} more in {MANIFEST}")
     return "\n".join([*(f"{name:12} {text}" for name, text in lines.items()), *told, "", families(info, folder)])
 
 

@@ -16,7 +16,7 @@ from mars_dist.progress import say, tenths
 
 def notes(arguments: Sequence[str]) -> None:
     """Render notes in NSynth's format from a soundfont."""
-    from mars_dist.notes import NotesConfig, render
+    from mars_dist.notes import RECORD, NotesConfig, render
 
     @dataclass(frozen=True)
     class Notes:
@@ -25,7 +25,7 @@ def notes(arguments: Sequence[str]) -> None:
         notes: Annotated[NotesConfig, Inline] = field(default_factory=NotesConfig)
 
     command = parse(Notes, arguments, "notes")
-    finished = (Path(command.out) / "notes.json").exists()
+    finished = (Path(command.out) / RECORD).exists()
     record = render(command.out, command.notes, progress=tenths("notes"))
     counted = ", ".join(f"{num} {split}" for split, num in record["counts"].items())
     say(f"{command.out}: " + (f"finished already, {counted}: nothing to do" if finished else counted))

@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from mars_dist.nsynth import SPLITS, notes_of
-from mars_dist.sources.nsynth_folder import AUDIO, EXAMPLES
+from mars_dist.nsynth import AUDIO, EXAMPLES, SPLITS, notes_of
 from mars_dist.sources.source import Entry, Split, cannot_be_read
 from mars_dist.storage import CHUNK, Folder
 

@@ -2,11 +2,9 @@
 
 import os
 
-from mars_dist.nsynth import SPLITS, notes_of
+from mars_dist.nsynth import AUDIO, EXAMPLES, SPLITS, notes_of
 from mars_dist.sources.source import Entry, Split
 from mars_dist.storage import Folder
-
-EXAMPLES, AUDIO = "examples.json", "audio"
 
 
 def splits_of(folder: Folder) -> list[Split]:

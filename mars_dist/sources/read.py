@@ -4,15 +4,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from mars_dist.notes import RECORD
 from mars_dist.nsynth import SPLITS
 from mars_dist.sources import archive, nsynth_folder
 from mars_dist.sources.archive import SUFFIXES
 from mars_dist.sources.labelled import TABLES, read_labelled
 from mars_dist.sources.source import Source, Split, cannot_be_read
 from mars_dist.storage import Folder
-
-RECORD = "notes.json"
-"""What `mars notes` leaves beside its splits."""
 
 
 def read_source(name: str | Path) -> Source:
