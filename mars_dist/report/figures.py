@@ -101,7 +101,7 @@ def paragraphs(texts: Any) -> str:
 
 def curve_figure(curve: Curve) -> str:
     """Axes, a line a series, and a legend. Values that span more than a factor of 20 get a logarithmic axis."""
-    left, right, top, bottom = 58, 468, 10, 206
+    left, right, top, bottom = 76, 450, 10, 206
     all_series = {name: xy for name, xy in curve.series.items() if np.isfinite(np.asarray(xy[1], float)).any()}
     if not all_series:
         return ""

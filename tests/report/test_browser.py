@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mars_dist.report.html import fitting
-from mars_dist.report.parts import Grid, Ladder, Report, Rung
+from mars_dist.report.parts import Curve, Grid, Ladder, Model, Report, Rung
 
 from .chromium import CHROMIUM, Page
 
@@ -14,6 +14,16 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-ge
 RATE = 16_000
 PLAYING = "[...document.querySelectorAll('audio')].flatMap((a, i) => a.paused ? [] : [i])"
 WIDE, NARROW = 1280, 390
+LONG = "steinway_model_d_close_microphones_pedal_down_round_robin_two_fortissimo_take_3"
+OUTSIDE = """(frames, texts) => [...document.querySelectorAll(frames)].flatMap(frame => {
+  const outer = frame.getBoundingClientRect()
+  return [...frame.querySelectorAll(texts)].filter(text => {
+    const inner = document.createRange()
+    inner.selectNodeContents(text)
+    const box = inner.getBoundingClientRect()
+    return box.left < outer.left || box.right > outer.right
+  }).map(text => text.textContent)
+})"""
 
 
 def rung(line: str, hertz: float) -> Rung:
@@ -23,12 +33,17 @@ def rung(line: str, hertz: float) -> Rung:
 
 @pytest.fixture(scope="module", params=[WIDE, NARROW])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """Two notes of three versions each, and a grid of two."""
+    """Two notes of three versions each, a grid of two, and what a training left; with names as users give them."""
     folder = tmp_path_factory.mktemp("page")
-    lines = ("original", "reconstruction", "sample")
-    notes = [Ladder(f"note {i}", {}, [rung(line, 220 * (i + 1)) for line in lines]) for i in range(2)]
+    lines = ("original", "reconstruction", f"sample, {LONG}")
+    notes = [
+        Ladder(f"{LONG}_{i}", {"instrument": LONG}, [rung(line, 220 * (i + 1)) for line in lines]) for i in range(2)
+    ]
     grid = Grid("By family", ["48", "60"], {"brass": [rung("sample", 300), rung("sample", 400)]})
-    (folder / "report.html").write_text(fitting(Report("t", [], RATE, ladders=notes, grids=[grid])))
+    curves = [Curve("loss", "step", {LONG: ([10, end], [0.0002, 0.00018])}) for end in (2400, 100_000)]
+    model = Model("m", {"Trained on": LONG}, curves)
+    report = Report(LONG, [LONG], RATE, LONG, ladders=notes, grids=[grid], models=[model])
+    (folder / "report.html").write_text(fitting(report))
     with Page(folder / "report.html", request.param, folder / "profile") as page:
         yield page
 
@@ -68,3 +83,11 @@ def test_a_player_plays_the_sound_that_was_written(page: Page) -> None:
 
 def test_nothing_runs_out_of_the_page(page: Page) -> None:
     assert page.js("document.documentElement.scrollWidth") <= page.js("window.innerWidth")
+
+
+@pytest.mark.parametrize(
+    ("frames", "texts"), [(".curve svg", "text"), (".rungs figure", "figcaption"), (".ladder", "h3, .labels li")]
+)
+def test_all_text_can_be_read(page: Page, frames: str, texts: str) -> None:
+    """None is cut off at the edge of its plot, or lies over its neighbour."""
+    assert page.js(f"({OUTSIDE})({frames!r}, {texts!r})") == []
