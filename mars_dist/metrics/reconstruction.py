@@ -1,10 +1,12 @@
 """How far a note is from its reconstruction. One value a note: means are taken later.
 
+A note of less than half of a transform, too short to be mirrored at its ends, counts as padded with silence.
 Suffixes: B notes, 1 the channel, F frequency bins, M mel bands, N frames, T samples.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchaudio.functional import melscale_fbanks
 
 N_FFT = 2048
@@ -62,6 +64,7 @@ def mel_distance(a_BT: Tensor, b_BT: Tensor, sample_rate: int) -> Tensor:
 def _magnitude(wave_BT: Tensor, n_fft: int) -> Tensor:
     """(B, T) -> (B, F, N), as shares of a full-scale sine's peak."""
     window_T = torch.hann_window(n_fft, device=wave_BT.device)
+    wave_BT = pad(wave_BT, (0, max(0, n_fft // 2 + 1 - wave_BT.shape[1])))
     spectrum_BFN = torch.stft(wave_BT.float(), n_fft, n_fft // 4, window=window_T, return_complex=True)
     return spectrum_BFN.abs() / (n_fft / 4)
 

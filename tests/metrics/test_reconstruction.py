@@ -111,6 +111,15 @@ def test_what_lies_below_the_floor_is_silence() -> None:
     assert log_spectral_distance(faint_BT * 2, torch.zeros_like(faint_BT)).item() > 0
 
 
+@pytest.mark.parametrize("num_samples", [1, 600, 1024])
+def test_a_note_of_less_than_half_of_a_transform_counts_as_padded(num_samples: int) -> None:
+    a_BT, b_BT = noise(0.1)[:, :num_samples], noise(0.2)[:, :num_samples]
+    padded = [torch.nn.functional.pad(wave_BT, (0, 1025 - num_samples)) for wave_BT in (a_BT, b_BT)]
+    assert log_spectral_distance(a_BT, b_BT).equal(log_spectral_distance(*padded))
+    assert mel_distance(a_BT, b_BT, 16_000).equal(mel_distance(*padded, 16_000))
+    assert multi_resolution_stft(a_BT, b_BT).isfinite().all()
+
+
 def test_picture_distances_are_per_note() -> None:
     a_B1FN = torch.zeros(2, 1, 2, 2)
     b_B1FN = torch.tensor([[[[1.0, 0], [0, 0]]], [[[-1.0, 2], [0, 1]]]])
