@@ -101,10 +101,10 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
     report = Report(
         title="MARS: notes from a next-scale transformer" if models else "MARS: notes through a tokenizer",
         description=[
-            f"{' and '.join(map(last_part, runs.values()))}, heard and measured on notes that training never had.",
+            f"{' and '.join(map(last_part, runs.values()))}, heard and measured on held-out notes.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {phase}.",
             *(
-                f"{split}: {new} that training never had."
+                f"{split}: {new} that are not in the data set's split train."
                 for split, new in newness_of(plan.data, plan.num_notes).items()
             ),
         ],

@@ -100,7 +100,7 @@ def splits_of(data: str, asked: Asked) -> Mapping[str, int]:
 
 
 def newness_of(data: str, splits: Iterable[str]) -> dict[str, str]:
-    """What of each split's notes training never had, by the data set: instruments, else pairs, else the notes alone."""
+    """What of each split's notes the split train does not have: instruments, else pairs, else the notes alone."""
     named = ["instrument_str", "pitch"]
     if not DatasetInfo.load(Folder.open(data)).counts.get("train"):
         return dict.fromkeys(splits, "notes")
