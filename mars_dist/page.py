@@ -16,6 +16,7 @@ from mars_dist.evaluation.measures import measure_named, place_of
 from mars_dist.fetched import on_disk
 from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
+from mars_dist.metrics.summary import Estimate
 from mars_dist.model import CONFIG, TOKENIZER, Mars, model_fingerprint, num_parameters
 from mars_dist.model import METRICS as BEST
 from mars_dist.nsynth import FAMILIES, SOURCES
@@ -303,14 +304,19 @@ def table(evaluations: Sequence[Evaluation], report: Report) -> str:
     lines = [report.notice] if report.notice else []
     for evaluation in evaluations:
         lines += ["", f"{evaluation.split}: {evaluation.num_notes} notes; mean and 95 % interval"]
-        for half in zip(*(two_lines(report.heading(line)) for line in evaluation.lines), strict=True):
-            lines += [f"{'':32}" + "".join(f"{text:>28}" for text in half)] if any(half) else []
-        for row in rows(evaluation):
-            cells = [
-                f"{e.value:.3g} [{e.interval[0]:.3g}, {e.interval[1]:.3g}]" if e else "-" for e in row.cells.values()
-            ]
-            lines += [f"{row.metric:32}" + "".join(f"{cell:>28}" for cell in cells)]
+        halves = zip(*(two_lines(report.heading(line)) for line in evaluation.lines), strict=True)
+        told = [("", half) for half in halves if any(half)]
+        told += [(row.metric, tuple(map(with_interval, row.cells.values()))) for row in rows(evaluation)]
+        widths = [2 + max(map(len, column)) for column in zip(*(texts for _, texts in told), strict=True)]
+        lines += [f"{name:32}" + "".join(map(str.rjust, texts, widths)) for name, texts in told]
     return "\n".join(lines)
+
+
+def with_interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    low, high = estimate.interval
+    return f"{estimate.value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def two_lines(heading: str) -> tuple[str, str]:
