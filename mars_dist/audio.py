@@ -24,6 +24,12 @@ LOUDEST = 100
 """Samples of floating point may exceed 1 a little; what goes this far is of another scale, such as 16-bit levels."""
 UNTOLD = 2**32 - 1
 """Bytes of sound, where a program wrote into a pipe and did not know: as ffmpeg does."""
+CHUNKED = {
+    (b"RIFF", b"WAVE"): ("<", b"data"),
+    (b"FORM", b"AIFF"): (">", b"SSND"),
+    (b"FORM", b"AIFC"): (">", b"SSND"),
+}
+"""How wav and aiff files begin -> the order of a number's bytes in them, and the chunk that holds the sound."""
 
 
 def read_note(content: bytes, sample_rate: int, num_samples: int) -> Wave:
@@ -94,23 +100,25 @@ def require_levels(wave_TC: Wave) -> None:
 
 
 def require_wav(content: bytes) -> None:
-    if not is_wav(content):
+    if (content[:4], content[8:12]) != (b"RIFF", b"WAVE"):
         raise ValueError(f"{'not a wav file' if content else 'empty'}, must be a RIFF/WAVE file")
 
 
-def is_wav(content: bytes) -> bool:
-    return content[:4] == b"RIFF" and content[8:12] == b"WAVE"
-
-
 def require_whole(content: bytes) -> None:
-    """Raises ValueError for a wav file that holds less than its header promises; libsndfile reads such ones unasked."""
-    if not is_wav(content):
+    """Raises ValueError for a wav, aiff or ogg file that holds less than it promises; libsndfile reads such ones
+    unasked. (Of flac it tells; an mp3 may not say how long it is.)"""
+    if content[:4] == b"OggS":
+        page = content[content.rfind(b"OggS") :]  # the last one: 27 bytes, a size for each of its segments, and these
+        if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+            raise ValueError("truncated: its last page ends early: copy it again")
+    if (content[:4], content[8:12]) not in CHUNKED:
         return
+    order, sound = CHUNKED[content[:4], content[8:12]]
     start = 12
     while start + 8 <= len(content):
-        name, size = struct.unpack_from("<4sI", content, start)
+        name, size = struct.unpack_from(f"{order}4sI", content, start)
         start += 8
-        if name == b"data":
+        if name == sound:
             if size == UNTOLD:
                 return
             if (present := len(content) - start) < size:

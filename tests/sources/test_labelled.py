@@ -222,11 +222,26 @@ def test_files_that_cannot_be_used_are_refused(wave: np.ndarray, rate: int, mess
         convert_note(path.read_bytes(), RATE, LENGTH)
 
 
-def test_a_truncated_file_and_none_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.wav"
-    soundfile.write(path, tone(), RATE)
-    with pytest.raises(ValueError, match="truncated: its header promises 4000 bytes"):
-        convert_note(path.read_bytes()[:1000], RATE, LENGTH)
+@pytest.mark.parametrize(
+    ("kind", "subtype", "message"),
+    [
+        ("wav", "PCM_16", "truncated: its header promises 32000 bytes"),
+        ("aiff", "PCM_16", "truncated: its header promises 32008 bytes"),
+        ("aiff", "FLOAT", "truncated: its header promises 64008 bytes"),
+        ("flac", "PCM_16", "not a readable file of sound"),
+        ("ogg", "VORBIS", "truncated: its last page ends early"),
+        ("ogg", "OPUS", "truncated: its last page ends early"),
+    ],
+)
+def test_a_truncated_file_and_none_are_refused(kind: str, subtype: str, message: str, tmp_path: Path) -> None:
+    """And not taken for a shorter note, which would be filled up with silence."""
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, np.tile(tone(), 8), RATE, subtype=subtype)
+    content = path.read_bytes()
+    convert_note(content, RATE, 8 * LENGTH)
+    for kept in (len(content) * 3 // 4, len(content) - 1):
+        with pytest.raises(ValueError, match=message):
+            convert_note(content[:kept], RATE, 8 * LENGTH)
     with pytest.raises(ValueError, match="not a readable file of sound"):
         convert_note(b"hello", RATE, LENGTH)
 
