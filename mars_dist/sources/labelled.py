@@ -84,7 +84,8 @@ def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> It
             yield from ({key: value for key, value in row.items() if key and value} for row in reader)
         else:
             for line in filter(str.strip, text.split("\n")):
-                if not isinstance(row := json.loads(line), dict):
+                # Where a value is missing, pandas' rows have NaN.
+                if not isinstance(row := json.loads(line, parse_constant=lambda _: None), dict):
                     raise ValueError(f"{name}: holds {line!r:.40}, must be an object a line")
                 yield {key: value for key, value in row.items() if value is not None}
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
@@ -130,7 +131,7 @@ def note_of(row: Mapping[str, Any], line: int, instruments: Mapping[str, int]) -
 
 
 def instrument_of(row: Mapping[str, Any]) -> str:
-    return str(row.get("instrument") or row.get("family"))
+    return str(row.get("instrument", "")) or str(row.get("family"))
 
 
 def one_of(row: Mapping[str, Any], column: str, known: Sequence[str]) -> str:
@@ -144,7 +145,7 @@ def whole(row: Mapping[str, Any], column: str) -> int:
     """The column's number; what it may be, `Note.from_json` tells."""
     value = row.get(column, OPTIONAL.get(column))
     try:
-        return int(str(value))
+        return int(str(value).removesuffix(".0"))  # pandas writes 60.0 where a value of the column is missing
     except ValueError:
         raise ValueError(f"{column} is {value!r:.40}, must be a whole number from 0 to 127") from None
 

@@ -66,6 +66,28 @@ def test_numbers_may_be_numbers(tmp_path: Path) -> None:
     assert reasons(read_source(write(tmp_path, plain, "jsonl"))) == []
 
 
+def test_what_pandas_writes_where_values_are_missing_is_missing(tmp_path: Path) -> None:
+    """A column of numbers with a gap comes as 50.0 and nothing in CSV, as 50.0 and NaN in JSON."""
+    rows = [row | {"velocity": "50.0"} for row in ROWS[:2]] + [ROWS[2] | {"velocity": "", "instrument": ""}]
+    from_csv = read_source(write(tmp_path / "csv", rows, "csv"))
+    gap = dict.fromkeys(["velocity", "instrument"], np.nan)
+    gaps = [row | {"velocity": 50.0} for row in ROWS[:2]] + [ROWS[2] | gap]
+    from_json = read_source(write(tmp_path / "json", gaps, "jsonl"))
+    for source in (from_csv, from_json):
+        assert reasons(source) == []
+        notes = sorted((note for split in source.splits.values() for note in split.notes), key=lambda note: note.pitch)
+        assert [(note.velocity, note.instrument_str) for note in notes] == [
+            (50, "upright"), (50, "upright"), (100, "flute")
+        ]  # fmt: skip
+
+
+def test_instruments_may_be_numbers_and_the_first_one_0(tmp_path: Path) -> None:
+    numbered = [row | {"instrument": i // 2} for i, row in enumerate(ROWS)]
+    source = read_source(write(tmp_path, numbered, "jsonl"))
+    names = {note.pitch: note.instrument_str for split in source.splits.values() for note in split.notes}
+    assert names == {36: "0", 72: "0", 80: "1"}
+
+
 def test_a_line_ends_where_json_lines_do_and_what_is_no_text_costs_its_row_alone(tmp_path: Path) -> None:
     write(tmp_path, ROWS, "jsonl")
     halves = [{"instrument": "\ud83d"}, {"file": "\ud83d.wav"}, {"instrument": "up\u2028right\x85"}]
