@@ -40,7 +40,10 @@ class Rows:
         """Of the shards that were read: Parquet's tables of contents, each of which is a request to a store."""
         if not self.info.counts.get(split):
             have = ", ".join(name for name, rows in self.info.counts.items() if rows) or "none"
-            raise ValueError(f"{folder}: holds no split {split!r}, it has {have}: name one of these")
+            raise ValueError(
+                f"{folder}: holds no split {split!r}, it has {have}: name one of these, or preprocess notes that have "
+                "it (in a labels.csv the column split says so)"
+            )
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
