@@ -188,7 +188,8 @@ class LocalFolder(Folder):
             try:
                 status = os.stat(self.at(name))
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere, or to itself
+                # A link that leads nowhere, to itself, or on through a file.
+                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
                     raise
             else:
                 if stat.S_ISREG(status.st_mode):

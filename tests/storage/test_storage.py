@@ -219,9 +219,10 @@ def test_what_broken_uploads_leave_is_cleared_here_and_below(
     assert sorted(upload["Key"] for upload in uploads) == left
 
 
-def test_a_name_that_is_not_utf8_hides_no_other(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_hides_no_other_nor_does_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")).touch()
     (tmp_path / "leads_nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "leads_on_through_a_file").symlink_to(tmp_path / "a.wav" / "b.wav")
     (tmp_path / "a.wav").write_bytes(b"123")
     (tmp_path / "below").mkdir()
     sizes = Folder.open(tmp_path).sizes()
