@@ -8,7 +8,7 @@ import shlex
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import create_connection
 from typing import NamedTuple
@@ -35,7 +35,8 @@ ANSWER_SECONDS = 10
 for chatty in ("dashboard.modules", "_private.authentication", "_private.runtime_env"):
     logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)
 # Ray's own commands send a token wherever there is one; its client of jobs does once this is called.
-maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+with suppress(AuthenticationError):  # RAY_AUTH_TOKEN_PATH names no token: `connect` tells so where one is wanted
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 STOP_SECONDS = 120
 """What a job that is stopped is given to save a checkpoint; Ray's own 3 seconds are too few."""
 RUNTIME_ENV = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}

@@ -48,8 +48,9 @@ def connect(num_cpus: int | None = None) -> None:
     os.environ.pop(OWN, None)
     if address == "local":
         os.environ[OWN] = "1"
-        if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or Ray writes one into the user's home
+        with joining(address):  # RAY_AUTH_TOKEN_PATH may name no token
+            if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or Ray writes one into the user's home
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor: nobody takes this machine away
         options = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
         import torch  # as what is to run here does; who only asks a cluster does without

@@ -89,3 +89,30 @@ def test_a_runtime_starts_where_ray_knew_of_no_token_when_it_was_imported(tmp_pa
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("of a cluster's, which is a long word of some characters")
     assert started_at(tmp_path, "import ray; from mars_dist.distributed import jobs") == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("jobs.connect(f'http://127.0.0.1:{server.server_port}')", "the cluster wants a token, and none was found"),
+        ("runtime.connect()", "local: cannot be joined: RAY_AUTH_TOKEN_PATH is set but file cannot be opened"),
+    ],
+)
+def test_a_token_that_is_not_where_it_is_said_to_be_is_one_line(command: str, told: str) -> None:
+    code = f"""
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from mars_dist.distributed import jobs, runtime
+class WantsToken(BaseHTTPRequestHandler):
+    do_GET = lambda self: self.send_error(401)
+server = HTTPServer(("127.0.0.1", 0), WantsToken)
+Thread(target=server.serve_forever, daemon=True).start()
+try:
+    {command}
+except ValueError as error:
+    print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_AUTH_TOKEN_PATH"] = "/proc/nothing"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert told in ended.stdout, ended.stderr
