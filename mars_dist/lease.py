@@ -147,7 +147,10 @@ def watch(folder: Folder, found: bytes) -> bytes | None:
 
 def look(folder: Folder) -> bytes | None:
     """What the lease says; None where there is none."""
-    return folder.read(LEASE) if LEASE in folder.list() else None
+    try:
+        return folder.read(LEASE)
+    except FileNotFoundError:
+        return None
 
 
 def from_bytes(text: bytes) -> Holder | None:

@@ -90,6 +90,21 @@ def test_a_second_run_is_refused_at_once(place: str, other: subprocess.Popen[str
     assert other.poll() is None
 
 
+def test_a_lease_that_is_given_back_while_it_is_looked_at_is_taken(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder.open(place)
+    assert folder.swap(LEASE, None, replace(Holder.here(), machine="far away").to_bytes())
+    read = type(folder).read
+
+    def read_too_late(folder: Folder, file: str) -> bytes:
+        if file in folder.list():
+            folder.delete(file)
+        return read(folder, file)
+
+    monkeypatch.setattr(type(folder), "read", read_too_late)
+    assert lease.acquire(folder, print).pid == os.getpid()
+    assert folder.list() == {LEASE}
+
+
 def test_a_process_is_known_by_a_clock_that_nobody_sets() -> None:
     """And it may call itself what it likes."""
     rename = "open('/proc/self/comm', 'w').write(') S 1 ('); "
