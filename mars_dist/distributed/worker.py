@@ -34,8 +34,6 @@ from mars_dist.training.plan import Plan
 from mars_dist.training.run import KEEP, STEP, Saved, Wish
 
 AGAIN = "_again_"
-STEPS_BETWEEN_QUESTIONS = 10
-"""Whether a machine is about to be taken away: a question that all workers ask together."""
 SECONDS_BETWEEN_SAVES = 30.0
 """From then on: once it is gone, two minutes later at most, Ray starts all workers again from what was saved last."""
 
@@ -80,7 +78,7 @@ class RayRun:
         self.folder = self.mirror.folder if self.mirror else Path(home.path)
         self.stop = line.stop_wanted() if self.rank == 0 else Event()
         self.born = monotonic()
-        self.num_asked, self.last_saved, self.again = 0, -math.inf, 0
+        self.last_saved, self.again = -math.inf, 0
 
     def require_hope(self) -> None:
         """Raises TrainingFailed, on every worker, where workers were lost again and again before anything was saved."""
@@ -96,16 +94,16 @@ class RayRun:
             self.line.say(line)
 
     def wish(self) -> Wish:
-        """Now and then also whether a machine is about to be taken away, which Ray tells all workers alike.
+        """To save, now and then while a machine is about to be taken away: by the clock of rank 0 alone, or the others
+        would save again a moment later.
 
-        Each worker waits for all others to ask too: also the one that alone knows that the run is to stop. By the
-        clock of rank 0 alone, or the others would save again a moment later.
+        Ray tells each worker of it; to ask by `ray.train.get_preemption_info` is to wait until all workers have asked
+        one actor, which takes it the longer the more there are (docs/log.md, 2026-12-01).
         """
-        self.num_asked += 1
-        told = self.num_asked % STEPS_BETWEEN_QUESTIONS == 0 and ray.train.get_preemption_info() is not None
         if self.stop.is_set():
             return Wish.STOP
-        if told and self.rank == 0 and monotonic() - self.last_saved >= SECONDS_BETWEEN_SAVES:
+        told = self.rank == 0 and get_train_context().preemption_context.preemption_info is not None
+        if told and monotonic() - self.last_saved >= SECONDS_BETWEEN_SAVES:
             self.last_saved = monotonic()
             return Wish.SAVE
         return Wish.GO_ON

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mars_dist.distributed import console as consoles
 from mars_dist.distributed import worker
 from mars_dist.distributed.console import ALIKE, Line, console
 from mars_dist.distributed.train import there_is
-from mars_dist.distributed.worker import STEPS_BETWEEN_QUESTIONS, RayRun, Retention
+from mars_dist.distributed.worker import RayRun, Retention
 from mars_dist.storage import Folder
 from mars_dist.training.run import Wish
 
@@ -41,27 +42,22 @@ def test_lines_come_here_and_the_wish_to_stop_goes_there(monkeypatch: pytest.Mon
     assert "started" in said and quiet in said
 
 
-def test_who_is_told_to_stop_asks_what_the_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 0 alone is told, and the others would wait for it for ever."""
-    asked, run = list[int](), object.__new__(RayRun)
-    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: asked.append(run.num_asked))
-    run.stop, run.num_asked = Event(), 0
-    run.stop.set()
-    assert {run.wish() for _ in range(2 * STEPS_BETWEEN_QUESTIONS)} == {Wish.STOP}
-    assert asked == [STEPS_BETWEEN_QUESTIONS, 2 * STEPS_BETWEEN_QUESTIONS]
-
-
 def test_while_a_machine_is_about_to_be_taken_away_it_saves_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred steps of a second each; Ray's notice comes after forty."""
-    run, now = object.__new__(RayRun), 0
+    """A hundred steps of a second each; Ray tells all workers after forty, and none asks or waits for the others."""
+    now, saves = 0, dict[int, list[int]]()
+    notice = SimpleNamespace(preemption_info=None)
     monkeypatch.setattr(worker, "monotonic", lambda: float(now))
-    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: "taken away" if now >= 40 else None)
-    run.stop, run.num_asked, run.last_saved, run.rank = Event(), 0, -math.inf, 0
-    saves = []
-    for now in range(1, 101):
-        if run.wish() == Wish.SAVE:
-            saves.append(now)
-    assert saves == [40, 70, 100]
+    monkeypatch.setattr(worker, "get_train_context", lambda: SimpleNamespace(preemption_context=notice))
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: pytest.fail("it waits for all others"))
+    for rank in (0, 1):
+        run, notice.preemption_info = object.__new__(RayRun), None
+        run.stop, run.last_saved, run.rank = Event(), -math.inf, rank
+        saves[rank] = []
+        for now in range(1, 101):
+            notice.preemption_info = "taken away" if now >= 40 else None
+            if run.wish() == Wish.SAVE:
+                saves[rank].append(now)
+    assert saves == {0: [40, 70, 100], 1: []}
 
 
 def test_one_of_several_is_stopped_alone() -> None:
