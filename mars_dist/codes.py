@@ -51,22 +51,23 @@ def info_of(pictures: DatasetInfo, tokenizer: Address, config: TokenizerConfig) 
 def encode_here(pictures: str, tokenizer: Address, out: str | Path) -> None:
     """Make a data set of codes in this process: the jobs that `mars encode` spreads over a cluster."""
     folder = Folder.open(out)
-    info = info_of(DatasetInfo.load(Folder.open(pictures)), tokenizer, tokenizer_of(tokenizer)[0].config)
+    source = DatasetInfo.load(Folder.open(pictures))
+    info = info_of(source, tokenizer, tokenizer_of(tokenizer)[0].config)
     for shard in info.shards:
-        make_shard(shard, pictures, tokenizer, folder)
+        make_shard(shard, source, pictures, tokenizer, folder)
     info.save(folder)
 
 
-def make_shard(shard: Shard, pictures: str, tokenizer: Address, folder: Folder) -> int:
+def make_shard(shard: Shard, source: DatasetInfo, pictures: str, tokenizer: Address, folder: Folder) -> int:
     """Write the shard of codes, unless it is there already, made of the same pictures; returns the number of rows.
 
-    Raises OSError where the disk refuses, ValueError where the pictures are damaged.
+    `source` is what dataset.json says of the pictures; its other shards do not matter. Raises OSError where the disk
+    refuses, ValueError where the pictures are damaged.
     """
-    rows = Rows(pictures, shard.split)
     if read_head(folder, shard.name).fingerprint == shard.fingerprint:
         return shard.rows
-    groups = [group for group in rows.groups if group.shard == shard.name]
-    found = rows.in_turn(groups, ["picture", *LABELS])
+    rows = Rows(pictures, shard.split, replace(source, shards=(shard,)))
+    found = rows.in_turn(rows.groups, ["picture", *LABELS])
     parts = [encode_group(columns, rows.info.spectrogram, tokenizer) for columns in found]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_shard(folder, shard.name, columns, {"fingerprint": shard.fingerprint})

@@ -111,17 +111,9 @@ class DatasetInfo:
     def load(cls, folder: Folder) -> "DatasetInfo":
         """Raises ValueError where the folder is missing, unfinished, damaged or of a newer format."""
         try:
-            names = folder.list()
-            text = folder.read(MANIFEST) if MANIFEST in names else None
+            text = read_manifest(folder)
         except OSError as error:
             raise ValueError(f"{folder.name}: cannot be read: {error}") from error
-        if not names:
-            raise ValueError(f"{folder.name}: no data set there: check the path, or make one with mars preprocess")
-        if text is None:
-            raise ValueError(
-                f"{folder.name}: has no {MANIFEST}, so it is half-written or no data set: "
-                "run the command that makes it again to finish it"
-            )
         try:
             values = json.loads(text)
             version = values.pop("format_version")
@@ -135,6 +127,21 @@ class DatasetInfo:
         raise ValueError(
             f"{folder.name}: has format {version}, newer than {FORMAT_VERSION}, the newest known here: update mars-dist"
         )
+
+
+def read_manifest(folder: Folder) -> bytes:
+    """Raises ValueError where there is none, OSError. (A folder is listed by a request for each thousand shards.)"""
+    try:
+        return folder.read(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.list():
+            told = "no data set there: check the path, or make one with mars preprocess"
+        else:
+            told = (
+                f"has no {MANIFEST}, so it is half-written or no data set: run the command that makes it again to "
+                "finish it"
+            )
+        raise ValueError(f"{folder.name}: {told}") from None
 
 
 def require_pictures(expected: SpectrogramConfig, info: DatasetInfo, where: str) -> None:

@@ -29,12 +29,13 @@ class Group(NamedTuple):
 class Rows:
     """Random access to the row groups of one split. Safe to share among threads.
 
-    Raises ValueError where the folder holds no finished data set, or no such split.
+    Where many are made of one data set, each is given its `info`: to read dataset.json takes the longer the more shards
+    there are. Raises ValueError where the folder holds no finished data set, or no such split.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
+    def __init__(self, folder: str | Path, split: str, info: DatasetInfo | None = None) -> None:
         self.folder = Folder.open(folder)
-        self.info = DatasetInfo.load(self.folder)
+        self.info = info or DatasetInfo.load(self.folder)
         self.split = split
         self.contents: dict[str, pq.FileMetaData] = {}
         """Of the shards that were read: Parquet's tables of contents, each of which is a request to a store."""

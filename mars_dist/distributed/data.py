@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 
@@ -99,7 +100,7 @@ def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -
             return info
     try:
         with sole_writer(folder, progress) as require_held:
-            encode_shards(info, pictures, tokenizer, folder, progress)
+            encode_shards(info, source, pictures, tokenizer, folder, progress)
             finish(folder, info, require_held)
     except OSError as error:
         raise _cannot_be_written(out, error) from error
@@ -145,10 +146,13 @@ def spread(jobs: list[Job], folder: Folder, config: SpectrogramConfig) -> Iterat
         yield from stream_over_cluster(with_contents, work, by_archive.values())
 
 
-def encode_shards(info: DatasetInfo, pictures: str, tokenizer: Address, folder: Folder, progress: Say) -> None:
-    """Raises OSError, and ValueError where the pictures are damaged."""
+def encode_shards(
+    info: DatasetInfo, source: DatasetInfo, pictures: str, tokenizer: Address, folder: Folder, progress: Say
+) -> None:
+    """From `source` to `info`. Raises OSError, and ValueError where the pictures are damaged."""
     total, encoded, start = sum(info.counts.values()), 0, monotonic()
-    work = partial(codes.make_shard, pictures=pictures, tokenizer=tokenizer, folder=folder)
+    alone = replace(source, shards=())  # each shard is told of by its piece of work
+    work = partial(codes.make_shard, source=alone, pictures=pictures, tokenizer=tokenizer, folder=folder)
     for seen, rows in enumerate(over_gpus(work, info.shards), start=1):
         encoded += rows
         speed = encoded / (monotonic() - start)

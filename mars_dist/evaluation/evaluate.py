@@ -65,6 +65,7 @@ class Task:
 
     @cached_property
     def info(self) -> DatasetInfo:
+        """Read once: it is sent along with each piece of work."""
         return Rows(self.data, self.split).info
 
     @cached_property
@@ -192,7 +193,7 @@ def evaluate_all(
 
 def measure_notes(task: Task, num_notes: int, num_shown: int, progress: Progress, over: Map) -> list[Outcome]:
     """Of the split's parts, in their order."""
-    parts = cut(chosen(Rows(task.data, task.split).num_rows, num_notes, num_shown), num_shown)
+    parts = cut(chosen(task.info.counts[task.split], num_notes, num_shown), num_shown)
     outcomes, count = list[Outcome](), progress("notes")
     for outcome in over(partial(measure_part, task=task), parts):
         outcomes.append(outcome)
@@ -277,8 +278,8 @@ def cut(rows: NDArray[np.int64], num_shown: int) -> list[Part]:
 
 def measure_part(part: Part, task: Task) -> Outcome:
     """Every line's figures but those of the nearest training notes."""
-    held_out = Rows(task.data, task.split)
-    columns, info, spectrogram = held_out.take(part.rows, COLUMNS), held_out.info, held_out.info.spectrogram
+    info, spectrogram = task.info, task.info.spectrogram
+    columns = Rows(task.data, task.split, info).take(part.rows, COLUMNS)
     real = real_version(spectrogram, columns)
     versions = {"real": real, "griffin_lim": resynthesis(real, spectrogram, task.phase)} if task.references else {}
     likeness = {"real": likeness_of(real.picture_B1FN)} if task.finds_nearest else {}
@@ -307,8 +308,8 @@ def measure_part(part: Part, task: Task) -> Outcome:
 def measure_copies(job: tuple[Part, dict[str, NDArray[np.int64]]], task: Task) -> tuple[int, Measured, Features]:
     """The figures of training notes as if they were the samples, and the place of the first one."""
     part, nearest = job
-    columns, training = Rows(task.data, task.split).take(part.rows, COLUMNS), Rows(task.data, "train")
-    info, spectrogram, versions = training.info, training.info.spectrogram, dict[str, Version]()
+    info, spectrogram, versions = task.info, task.info.spectrogram, dict[str, Version]()
+    columns, training = Rows(task.data, task.split, info).take(part.rows, COLUMNS), Rows(task.data, "train", info)
     for run, index_B in nearest.items():
         picture_B1FN = pictures_of(training.take(index_B, ["picture"]), spectrogram).to(own_device())
         versions[line_of("nearest_training_note", run)] = sounding(picture_B1FN, spectrogram, task.phase)
@@ -325,7 +326,7 @@ def nearest_training_notes(
         return [({}, {})] * len(outcomes)
     lines = list(outcomes[0][0].likeness)
     queries = [torch.cat([outcome.likeness[line] for line in lines for outcome in of_split]) for of_split in outcomes]
-    best, sizes = search(torch.cat(queries), task.data, progress, over), list(map(len, queries))
+    best, sizes = search(torch.cat(queries), task.data, task.info, progress, over), list(map(len, queries))
     found = list[tuple[dict[str, Tensor], Measured]]()
     for of_split in zip(*(values_B.split(sizes) for values_B in best), strict=True):
         similarity, index = (dict(zip(lines, values_B.chunk(len(lines)), strict=True)) for values_B in of_split)

@@ -202,4 +202,4 @@ def require_fit(tokenizer: Address, data: str) -> tuple[Rows, Rows]:
             f"{data}: these codes were made by another tokenizer than {tokenizer}: "
             "run mars encode with this tokenizer into another folder"
         )
-    return rows, Rows(data, "valid")
+    return rows, Rows(data, "valid", rows.info)

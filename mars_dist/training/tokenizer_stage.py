@@ -208,7 +208,7 @@ def require_fit(config: TokenizerRunConfig | ClassifierRunConfig, data: str) -> 
     """The rows to train on and to validate with. Raises ValueError where data and settings do not fit."""
     rows = Rows(data, "train")
     require_pictures(config.spectrogram, rows.info, data)
-    return rows, Rows(data, "valid")
+    return rows, Rows(data, "valid", rows.info)
 
 
 def prepare(columns: Columns, before: Size, after: Size) -> Batch:

@@ -144,6 +144,16 @@ def test_training_notes_are_searched_in_pieces(
         assert found.measures["training_similarity"][line].value == pytest.approx(estimate.value, rel=1e-6)
 
 
+def test_dataset_json_is_read_once_however_many_pieces_there_are(
+    task: Task, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are the more of them, and it is the longer, the more shards there are."""
+    loaded, load = list[str](), DatasetInfo.load
+    monkeypatch.setattr(DatasetInfo, "load", lambda folder: loaded.append(folder.name) or load(folder))
+    assert evaluate(replace(task), 4, 2, silent, backwards).measures == evaluation.measures
+    assert loaded == [task.data]
+
+
 def test_training_notes_are_searched_once_for_all_splits(task: Task, evaluation: Evaluation) -> None:
     told = list[tuple[str, str]]()
 

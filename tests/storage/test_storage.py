@@ -164,6 +164,17 @@ def test_a_shards_table_of_contents_is_read_once(faulty: tuple[FaultyProxy, Fold
     assert np.array_equal(found["picture"], Rows(short_pictures, "valid").read(["picture"])["picture"])
 
 
+def test_a_data_set_is_opened_without_a_look_at_its_shards(
+    faulty: tuple[FaultyProxy, Folder], short_pictures: str
+) -> None:
+    """A store lists a thousand names at a time."""
+    proxy, folder = faulty
+    folder.send(Path(short_pictures) / "dataset.json")
+    proxy.asked.clear()
+    assert Rows(folder.name, "valid").num_rows == 4
+    assert proxy.asked == {f"{method} /bucket/folder/dataset.json": 1 for method in ("HEAD", "GET")}
+
+
 def test_no_half_of_an_upload_is_ever_seen(faulty: tuple[FaultyProxy, Folder]) -> None:
     proxy, folder = faulty
     folder.write("a", b"before")
