@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mars_dist.dataset import MANIFEST, ROWS_IN_GROUP, Columns, DatasetInfo, from_table
-from mars_dist.storage import Folder
+from mars_dist.storage import Folder, LocalFolder
 
 
 class Group(NamedTuple):
@@ -24,6 +24,15 @@ class Group(NamedTuple):
     shard: str
     row_group: int
     num_rows: int
+
+
+class Known(NamedTuple):
+    """Of a shard in a store."""
+
+    file: pa.NativeFile
+    """Open: its length is known. Safe to share among threads."""
+    contents: pa.Buffer
+    """Parquet's table of contents, as it is stored: what is made of it takes nine times as much."""
 
 
 class Rows:
@@ -37,8 +46,8 @@ class Rows:
         self.folder = Folder.open(folder)
         self.info = info or DatasetInfo.load(self.folder)
         self.split = split
-        self.contents: dict[str, pq.FileMetaData] = {}
-        """Of the shards that were read: Parquet's tables of contents, each of which is a request to a store."""
+        self.known: dict[str, Known] = {}
+        """Of the shards in a store that were read: to ask for either is a request."""
         if not self.info.counts.get(split):
             have = ", ".join(name for name, rows in self.info.counts.items() if rows) or "none"
             raise ValueError(
@@ -80,11 +89,7 @@ class Rows:
         """The same of several of one shard."""
         shard, num_rows = groups[0].shard, sum(group.num_rows for group in groups)
         try:
-            # A file of its own for each read: a Parquet reader is not safe to share among threads.
-            with self.folder.files.open_input_file(self.folder.at(shard)) as stream:
-                known = self.contents.get(shard)
-                reader = pq.ParquetFile(stream, metadata=known, page_checksum_verification=True, pre_buffer=True)
-                self.contents[shard] = reader.metadata
+            with self.reader(shard) as reader:
                 wanted = [group.row_group for group in groups]
                 table = reader.read_row_groups(wanted, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -101,6 +106,19 @@ class Rows:
                 "make the data set again in another folder"
             )
         return from_table(table.select(list(columns)))
+
+    def reader(self, shard: str) -> pq.ParquetFile:
+        """For one read: it is not safe to share among threads. Raises OSError, ArrowException."""
+        options = {"page_checksum_verification": True, "pre_buffer": True}
+        path, files = self.folder.at(shard), self.folder.files
+        if isinstance(self.folder, LocalFolder):
+            return pq.ParquetFile(path, filesystem=files, **options)
+        if known := self.known.get(shard):
+            return pq.ParquetFile(known.file, metadata=pq.read_metadata(pa.BufferReader(known.contents)), **options)
+        reader, contents = pq.ParquetFile(file := files.open_input_file(path), **options), pa.BufferOutputStream()
+        reader.metadata.write_metadata_file(contents)
+        self.known[shard] = Known(file, contents.getvalue())
+        return reader
 
     def in_turn(self, groups: Iterable[Group], columns: Sequence[str]) -> Generator[Columns, None, None]:
         """One group after the other, the next ones read meanwhile: no more than are read at once wait."""
