@@ -67,10 +67,7 @@ def save_autoregressor(
     metrics: dict[str, Any],
 ) -> None:
     """Write an autoregressor's folder, with its tokenizer within: one folder is one model."""
-    inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
-    for name in (CONFIG, WEIGHTS, METRICS):
-        if not (inner / name).exists() or not filecmp.cmp(given / name, inner / name, shallow=False):
-            Folder.open(inner).send(given / name)
+    inner = keep_tokenizer(folder, tokenizer_folder)
     config = {
         "kind": "autoregressor",
         "run": to_plain(run),
@@ -79,6 +76,15 @@ def save_autoregressor(
     }
     histogram.save(folder / HISTOGRAM)
     save_folder(folder, weights, config, metrics)
+
+
+def keep_tokenizer(folder: Path, tokenizer_folder: Address) -> Path:
+    """Have a tokenizer within an autoregressor's folder, as it is now; returns where."""
+    inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
+    for name in (CONFIG, WEIGHTS, METRICS):
+        if not (inner / name).exists() or not filecmp.cmp(given / name, inner / name, shallow=False):
+            Folder.open(inner).send(given / name)
+    return inner
 
 
 def save_classifier(

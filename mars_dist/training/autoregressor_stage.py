@@ -16,7 +16,15 @@ from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorConfig, AutoregressorRunConfig
 from mars_dist.dataset import Columns
 from mars_dist.histogram import Histogram
-from mars_dist.model import Mars, load_tokenizer, model_fingerprint, read_config, save_autoregressor
+from mars_dist.model import (
+    TOKENIZER,
+    Mars,
+    keep_tokenizer,
+    load_tokenizer,
+    model_fingerprint,
+    read_config,
+    save_autoregressor,
+)
 from mars_dist.rows import Rows
 from mars_dist.sampling import SamplingConfig
 from mars_dist.training import sharding
@@ -47,7 +55,8 @@ class AutoregressorStage(Stage):
     ) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
         rows, held_out = require_fit(tokenizer, data)
-        self.tokenizer_folder = tokenizer
+        if run.rank == 0:  # now, since by the time weights are exported it may have been trained on
+            keep_tokenizer(run.folder, tokenizer)
         whole_tokenizer, tokenizer_run = load_tokenizer(tokenizer)
         self.code_spans = tokenizer_run.tokenizer.code_spans
         self.quantizer, self.spectrogram = whole_tokenizer.quantizer.to(run.device), tokenizer_run.spectrogram
@@ -123,7 +132,7 @@ class AutoregressorStage(Stage):
         metrics = {"step": step} | figures
         folder, vocabulary, histogram = self.run.folder, self.vocabulary, self.histogram
         assert histogram, "on rank 0 alone"
-        save_autoregressor(folder, weights, self.config, vocabulary, histogram, self.tokenizer_folder, metrics)
+        save_autoregressor(folder, weights, self.config, vocabulary, histogram, folder / TOKENIZER, metrics)
         # A few notes are not worth a copy of the weights beside all that a training holds.
         mars = Mars.from_pretrained(folder, self.run.device, pack=False)
         shown = self.held_out.evenly(SHOWN, 0, 1)

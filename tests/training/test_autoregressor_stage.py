@@ -1,5 +1,6 @@
 """What the autoregressor is trained to be asked for."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED
 from mars_dist.config import AutoregressorRunConfig
-from mars_dist.model import Mars
+from mars_dist.model import TOKENIZER, Mars, load_tokenizer, model_fingerprint, save_tokenizer
 from mars_dist.nsynth import QUALITIES
 from mars_dist.products import packed
 from mars_dist.tokenizer import Tokenizer
 from mars_dist.training.autoregressor_stage import NEAR, AutoregressorStage, keep_blocks
+from mars_dist.training.loop import train
 from mars_dist.training.plan import Plan
 from mars_dist.training.run import LocalRun
 
@@ -94,6 +96,18 @@ def test_its_folder_knows_the_training_notes(plan: Plan, train_here: Callable[[P
     }
     assert [note["pitch"] for note in mars.labels(5, qualities=["distortion"])] == [52] * 5
     assert mars.generate(2, qualities=["bright"]).shape == (2, 2000)
+
+
+def test_a_tokenizer_that_is_trained_on_meanwhile_is_not_the_one_within(plan: Plan, tmp_path: Path) -> None:
+    before, folder, run = plan.tokenizer_folder, tmp_path / "tokenizer", LocalRun(tmp_path / "run")
+    shutil.copytree(before, folder)
+    stage = replace(plan, tokenizer=folder).stage(run)
+    tokenizer, settings = load_tokenizer(folder)
+    better = {name: tensor + 0.1 for name, tensor in tokenizer.state_dict().items()}
+    save_tokenizer(folder, better, settings, {"mse": 0.0})
+    train(stage, run)
+    assert model_fingerprint(run.folder / TOKENIZER) == model_fingerprint(before) != model_fingerprint(folder)
+    assert Mars.from_pretrained(run.folder).generate().shape == (1, 2000)
 
 
 def test_while_it_trains_notes_are_shown_without_copies_of_the_weights(
