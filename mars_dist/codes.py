@@ -52,32 +52,37 @@ def encode_here(pictures: str, tokenizer: Address, out: str | Path) -> None:
     """Make a data set of codes in this process: the jobs that `mars encode` spreads over a cluster."""
     folder = Folder.open(out)
     source = DatasetInfo.load(Folder.open(pictures))
-    info = info_of(source, tokenizer, tokenizer_of(tokenizer)[0].config)
+    info = info_of(source, tokenizer, load_tokenizer(tokenizer)[0].config)
     for shard in info.shards:
-        make_shard(shard, source, pictures, tokenizer, folder)
+        make_shard(shard, source, pictures, tokenizer, info.tokenizer, folder)
     info.save(folder)
 
 
-def make_shard(shard: Shard, source: DatasetInfo, pictures: str, tokenizer: Address, folder: Folder) -> int:
+def make_shard(
+    shard: Shard, source: DatasetInfo, pictures: str, tokenizer: Address, fingerprint: str | None, folder: Folder
+) -> int:
     """Write the shard of codes, unless it is there already, made of the same pictures; returns the number of rows.
 
     `source` is what dataset.json says of the pictures; its other shards do not matter. Raises OSError where the disk
-    refuses, ValueError where the pictures are damaged.
+    refuses, ValueError where the pictures are damaged, or the tokenizer's folder holds another one by now than that of
+    the fingerprint.
     """
     if read_head(folder, shard.name).fingerprint == shard.fingerprint:
         return shard.rows
     rows = Rows(pictures, shard.split, replace(source, shards=(shard,)))
     found = rows.in_turn(rows.groups, ["picture", *LABELS])
-    parts = [encode_group(columns, rows.info.spectrogram, tokenizer) for columns in found]
+    parts = [encode_group(columns, rows.info.spectrogram, tokenizer, fingerprint) for columns in found]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_shard(folder, shard.name, columns, {"fingerprint": shard.fingerprint})
     return len(columns["codes"])
 
 
 @torch.inference_mode()
-def encode_group(columns: Columns, cut: SpectrogramConfig, tokenizer: Address) -> Columns:
+def encode_group(
+    columns: Columns, cut: SpectrogramConfig, tokenizer: Address, fingerprint: str | None = None
+) -> Columns:
     """Codes and latents of a row group, whose pictures are as `cut` says, beside the notes' labels."""
-    model, spectrogram = tokenizer_of(tokenizer)
+    model, spectrogram = tokenizer_of(tokenizer, fingerprint)
     x_BCHW = torch.from_numpy(columns.pop("picture")).to(own_device()).float()
     f_BChw = model.latents(recut(x_BCHW, cut.cmx, spectrogram.cmx))
     codes_BL = model.quantizer.encode(f_BChw)
@@ -85,7 +90,12 @@ def encode_group(columns: Columns, cut: SpectrogramConfig, tokenizer: Address) -
 
 
 @cache
-def tokenizer_of(folder: Address) -> tuple[Tokenizer, SpectrogramConfig]:
-    """Loaded once a process, with the settings of the pictures that it takes."""
+def tokenizer_of(folder: Address, fingerprint: str | None = None) -> tuple[Tokenizer, SpectrogramConfig]:
+    """Loaded once a process, with the settings of the pictures that it takes.
+
+    Raises ValueError where the folder holds another one than that of the fingerprint.
+    """
     tokenizer, run = load_tokenizer(folder)
+    if fingerprint and model_fingerprint(folder) != fingerprint:
+        raise ValueError(f"{folder}: has been trained on meanwhile: run the same command again")
     return packed(tokenizer.to(own_device())), run.spectrogram

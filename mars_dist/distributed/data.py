@@ -82,8 +82,8 @@ def preprocess(
 def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -> DatasetInfo:
     """Turn a data set of pictures into one of codes and latents, shard by shard, in the folder `out`.
 
-    Shards that are there already are kept. Raises ValueError where pictures and tokenizer do not fit, and for a folder
-    that cannot be written or holds another data set.
+    Shards that are there already are kept. Raises ValueError where pictures and tokenizer do not fit, for a tokenizer
+    that is trained on meanwhile, and for a folder that cannot be written or holds another data set.
     """
     _, run = load_tokenizer(tokenizer)
     source = DatasetInfo.load(Folder.open(pictures))
@@ -149,10 +149,17 @@ def spread(jobs: list[Job], folder: Folder, config: SpectrogramConfig) -> Iterat
 def encode_shards(
     info: DatasetInfo, source: DatasetInfo, pictures: str, tokenizer: Address, folder: Folder, progress: Say
 ) -> None:
-    """From `source` to `info`. Raises OSError, and ValueError where the pictures are damaged."""
+    """From `source` to `info`. Raises OSError, ValueError as codes.make_shard."""
     total, encoded, start = sum(info.counts.values()), 0, monotonic()
     alone = replace(source, shards=())  # each shard is told of by its piece of work
-    work = partial(codes.make_shard, source=alone, pictures=pictures, tokenizer=tokenizer, folder=folder)
+    work = partial(
+        codes.make_shard,
+        source=alone,
+        pictures=pictures,
+        tokenizer=tokenizer,
+        fingerprint=info.tokenizer,
+        folder=folder,
+    )
     for seen, rows in enumerate(over_gpus(work, info.shards), start=1):
         encoded += rows
         speed = encoded / (monotonic() - start)
