@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from mars_dist.serialize import as_json, first_difference, parse_json
+from mars_dist.serialize import as_json, differences, first_difference, parse_json
 from mars_dist.storage import Folder
 from mars_dist.sweeps.study import TRIALS, Study, Trial
 from mars_dist.sweeps.sweep import Choice
@@ -58,7 +58,7 @@ class Records:
     def found(self) -> Iterator[Record]:
         """Raises ValueError where the folder holds another sweep, OSError where it cannot be read."""
         home, plain = self.study.home, self.study.to_plain()
-        if SWEEP in home.list() and (difference := first_difference(read_json(home, SWEEP), plain)):
+        if SWEEP in home.list() and (difference := another_sweep(read_json(home, SWEEP), plain)):
             told = f"holds a sweep with {difference}: use its settings, or choose another --out"
             raise ValueError(f"{self.study.out}: {told}")
         for name in sorted(home.sub(TRIALS).list()):
@@ -90,6 +90,14 @@ class Records:
 
     def save(self, record: Record) -> None:
         self.study.folder(record.trial).write(RECORD, as_json(record))
+
+
+def another_sweep(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first setting in which two sweeps differ; also a choice that there no longer is: trials were made of it."""
+    gone = (
+        f"{name} = {value}, not {left}" for name, left, value in differences(now["space"], before["space"], "space")
+    )
+    return first_difference(before, now) or next(gone, None)
 
 
 def read_record(folder: Folder) -> Record:

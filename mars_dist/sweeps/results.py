@@ -86,7 +86,7 @@ def cells(study: Study, tried: Tried) -> list[str]:
     """What stands below the heads."""
     facts, ended = tried.records[0].facts, bool(tried.finished)
     return [
-        *tried.choice.values(),
+        *(tried.choice[part] for part in study.sweep.space),
         *(score(tried, metric) if ended else "" for metric in study.sweep.all_metrics),
         seeds(tried),
         f"{facts['codes']:.0f}",

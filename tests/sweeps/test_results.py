@@ -112,6 +112,15 @@ def test_each_finished_trial_is_a_run_of_tensorboard(study: Study, records: Reco
         assert runs == {"000-seed-0", "000-seed-1", "001-seed-0", "001-seed-1", "002-seed-0"}
 
 
+def test_a_choice_stands_below_its_name_in_whatever_order_the_file_has_them_now(
+    study: Study, with_sweep: Callable[..., Study], records: Records
+) -> None:
+    best = rank(study, records)[0].choice
+    turned = with_sweep(space=dict(reversed(study.sweep.space.items())))
+    head, _, first, *_ = conclude(turned, Records(turned), print).splitlines()
+    assert head.startswith("| width | codes |") and first.startswith(f"| {best['width']} | {best['codes']} |")
+
+
 def test_a_sweep_without_a_result_has_a_page_and_no_best(study: Study, ended: Ended, tmp_path: Path) -> None:
     records = Records(study)
     ended(records, study.trials(enumerate(draw(study, 1)))[0], "failed")

@@ -177,3 +177,18 @@ def test_a_folder_holds_one_sweep(study: Study, with_sweep: WithSweep, ended: Ca
         ValueError, match=rf"{study.out}: holds a sweep with flops = None, not 1000000000000\.0: use its settings"
     ):
         Records(with_sweep(flops=1e12))
+
+
+def test_a_choice_that_was_tried_may_not_go(study: Study, with_sweep: WithSweep, ended: Callable[..., object]) -> None:
+    """Nor any of its settings: what was trained with them would be told as something else, or by no name at all."""
+    ended(Records(study), study.trials(enumerate(draw(study, 1)))[0])
+    codes, width = study.sweep.space.values()
+    fewer = {label: settings for label, settings in codes.items() if label != "32"}
+    with pytest.raises(
+        ValueError, match=r"space\.codes\.32 = \{'tokenizer.tokenizer.codebook_size': 32\}, not None: use"
+    ):
+        Records(with_sweep(space={"codes": fewer, "width": width}))
+    with pytest.raises(ValueError, match=r"space\.codes = \{.*\}, not None: use its settings"):
+        Records(with_sweep(space={"width": width}))
+    with pytest.raises(ValueError, match=r"space\.codes\.32\.tokenizer\.tokenizer\.codebook_size = 32, not None: use"):
+        Records(with_sweep(space={"codes": codes | {"32": {}}, "width": width}))
