@@ -172,7 +172,7 @@ class Halving(ASHAScheduler):
         # A trial's reports may come a step before the share of its budget that they stand for.
         budget: Any = 0.9 * study.budget
         super().__init__(
-            time_attr="seconds" if study.sweep.seconds else "flops",
+            time_attr=study.spends,
             metric=ranks.name,
             mode=ranks.mode,
             grace_period=budget / REPORTS,
@@ -220,7 +220,7 @@ class Notes(tune.Callback):
             record.add(report)
             if record.trial.name in self.behind:
                 record.status = "stopped"
-            spent = report["seconds" if self.study.sweep.seconds else "flops"] / self.study.budget
+            spent = report[self.study.spends] / self.study.budget
             figure = f": {name} {report[name]:.4g}" if name in report else ""
             self.tell(record, f"{spent:.0%}{figure}{', stopped' if record.status == 'stopped' else ''}")
         self.records.save(record)

@@ -105,7 +105,6 @@ def choices(study: Study, complete: Sequence[Tried]) -> str:
 
 def curves(study: Study, ranked: Sequence[Tried]) -> str:
     """Of the best settings' first trials, over what they had spent."""
-    spent = "seconds" if study.sweep.seconds else "flops"
     drawn = ""
     for name, metric in known(study.sweep.kind).items():
         if metric.on_the_way:
@@ -113,7 +112,7 @@ def curves(study: Study, ranked: Sequence[Tried]) -> str:
             for tried in ranked[:CURVES]:
                 reports = [report for report in tried.records[0].reports if name in report]
                 if reports:
-                    shares = [100 * report[spent] / study.budget for report in reports]
+                    shares = [100 * report[study.spends] / study.budget for report in reports]
                     series[named(tried.choice)] = (shares, [report[name] for report in reports])
             if series:
                 drawn += curve_figure(

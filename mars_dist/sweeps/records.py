@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mars_dist.serialize import as_json, differences, first_difference, parse_json
 from mars_dist.storage import Folder
-from mars_dist.sweeps.study import TRIALS, Study, Trial
+from mars_dist.sweeps.study import REPORTS, TRIALS, Study, Trial
 from mars_dist.sweeps.sweep import Choice
 
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -87,6 +87,10 @@ class Records:
         record = self.by_name[trial.name]
         assert record.trial == trial, "the same place, another setting"
         return record
+
+    def reached(self, record: Record) -> int:
+        """How many of the REPORTS shares of its budget a trial has spent: no number of steps is parted evenly."""
+        return round(REPORTS * record.spent(self.study.spends) / self.study.budget)
 
     def save(self, record: Record) -> None:
         self.study.folder(record.trial).write(RECORD, as_json(record))

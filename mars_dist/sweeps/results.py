@@ -59,7 +59,7 @@ def rank(study: Study, records: Records) -> list[Tried]:
     def order(tried: Tried) -> tuple[float, ...]:
         if tried.finished:
             return 0 if tried.complete else 1, metric.sign * tried.mean(metric.name)
-        return 2, -max(record.spent("flops") for record in tried.records), best_on_the_way(tried, metric.name)
+        return 2, -max(records.reached(record) for record in tried.records), best_on_the_way(tried, metric.name)
 
     return sorted((Tried(of[0].trial.choice, of, study.sweep.seeds) for of in by_place.values()), key=order)
 

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from math import inf, log
 from operator import itemgetter
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from mars_dist.addresses import Address, address
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
@@ -197,6 +197,11 @@ class Study:
         """An autoregressor alone has the tokenizer that it is given."""
         preset = self.sweep.preset_of(choice)
         return replace(preset, tokenizer=tokenizer_run(self.tokenizer)) if self.tokenizer else preset
+
+    @property
+    def spends(self) -> Literal["flops", "seconds"]:
+        """What of a report counts towards the budget."""
+        return "seconds" if self.sweep.seconds else "flops"
 
     @cached_property
     def budget(self) -> float:

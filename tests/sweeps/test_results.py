@@ -112,6 +112,30 @@ def test_each_finished_trial_is_a_run_of_tensorboard(study: Study, records: Reco
         assert runs == {"000-seed-0", "000-seed-1", "001-seed-0", "001-seed-1", "002-seed-0"}
 
 
+@pytest.mark.parametrize("budget", [{}, {"seconds": 90.0}])
+def test_trials_that_were_stopped_alike_stand_by_their_errors(
+    with_sweep: Callable[..., Study], budget: dict[str, float]
+) -> None:
+    """Whatever a ninth of the budget is in whole steps of each, or a second in FLOPs."""
+    study = with_sweep(seeds=(0,), **budget)
+    records = Records(study)
+    for place, trial in enumerate(study.trials(enumerate(draw(study, 9)))):
+        [stage], record = study.stages(trial), records.begin(trial)
+        step, error = stage.config.train.validate_every, float(5 * place % 9)
+        record.add(
+            {
+                "stage": 0,
+                "step": step,
+                "flops": step * stage.flops_per_step,
+                "seconds": 10.0,
+                "mse_reconstruction": error,
+            }
+        )
+        record.status = "stopped"
+    errors = [tried.records[0].reports[-1]["mse_reconstruction"] for tried in rank(study, records)]
+    assert errors == sorted(errors)
+
+
 def test_a_choice_stands_below_its_name_in_whatever_order_the_file_has_them_now(
     study: Study, with_sweep: Callable[..., Study], records: Records
 ) -> None:
