@@ -120,14 +120,25 @@ class Optuna:
         self.tell_place(record.trial.place)
 
     def tell_place(self, place: int) -> None:
-        """Once the setting's trials are over: the mean of those that came to their end, or that none did."""
+        """Once the setting's trials are over: the mean of those that came to their end, or that none did.
+
+        Where one fell behind, the setting is known to be worse than those of which none did; where there is a single
+        metric, also how far it came, and its error there. Of one that failed nothing is known.
+        """
         records = [record for record in self.records if record.trial.place == place and record.over]
         if place in self.told or len(records) < len(self.study.sweep.seeds):
             return
         self.told.add(place)
         scores = [[one.score[metric.name] for metric in self.metrics] for one in records if one.status == "finished"]
+        behind = [one for one in records if one.status == "stopped"]
         _, trial = self.asked[place]
-        if scores:
+        if behind:
+            name, *others = (metric.name for metric in self.metrics)
+            errors = [one.reports[-1][name] for one in behind if name in one.reports[-1]]
+            if errors and not others:
+                trial.report(float(np.mean(errors)), min(self.records.reached(one) for one in behind))
+            self.asks.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+        elif scores:
             self.asks.tell(trial, np.mean(scores, axis=0).tolist())
         else:
             self.asks.tell(trial, state=self.optuna.trial.TrialState.FAIL)

@@ -88,10 +88,29 @@ def test_optuna_learns_from_what_was_tried(study: Study, ended: Ended) -> None:
     assert min(scores) == 0
 
 
+def test_optuna_learns_from_what_was_stopped(study: Study, ended: Ended) -> None:
+    """Only the best third of them ends, fewer than it draws at first: it tries better ones from then on even so."""
+    space = {
+        "codes": choices("tokenizer.tokenizer.codebook_size", *range(14, 65, 5)),
+        "width": choices("tokenizer.tokenizer.width", *range(32, 353, 32)),
+    }
+    of = replace(study, sweep=replace(study.sweep, space=space, seeds=(0,), flops=1e13))
+    records, scores = Records(of), list[int]()
+    search = make_search("optuna", of, 30, records)
+    while trial := search.next():
+        score = abs(int(trial.choice["codes"]) - 64) + abs(int(trial.choice["width"]) - 32)
+        behind = sum(other < score for other in scores) > len(scores) / 3
+        search.tell(ended(records, trial, "stopped" if behind else "finished", score))
+        scores.append(score)
+    assert sum(scores[10:]) / 20 < 0.8 * 185, "which is the mean of all"
+
+
 def test_several_metrics_at_once(study: Study, ended: Ended) -> None:
     of = replace(study, sweep=replace(study.sweep, metrics=("mse_reconstruction", "pitch_accuracy_reconstruction")))
     records = Records(of)
-    assert len(run(make_search("optuna", of, 5, records), records, ended)) == 10
+    search = make_search("optuna", of, 5, records)
+    search.tell(ended(records, search.next(), "stopped"))
+    assert len(run(search, records, ended)) == 9
 
 
 def test_failed_and_stopped_trials_are_told_too(study: Study, ended: Ended) -> None:
