@@ -79,6 +79,13 @@ class Sweep:
         empty = [name for name, choices in self.space.items() if not choices]
         if empty or not self.space:
             raise ValueError(f"space: there is nothing to choose{f' for {empty[0]}' if empty else ''}: name choices")
+        if unnamed := [
+            (part, label) for part, labels in self.space.items() for label in labels if type(label) is not str
+        ]:
+            part, label = unnamed[0]
+            raise ValueError(
+                f"space: {part}: {label!r} is no name: write it in quotes, or take choices(SETTING, VALUE, ...)"
+            )
         if (size := prod(len(choices) for choices in self.space.values())) > MOST:
             raise ValueError(f"space: {size} settings are more than {MOST}: offer fewer choices")
         for choice in self.grid():

@@ -50,6 +50,11 @@ def test_values_go_by_what_they_are_or_by_a_name() -> None:
         ({"space": {}}, "space: there is nothing to choose: name choices"),
         ({"space": {"codes": {}}}, "space: there is nothing to choose for codes: name choices"),
         (
+            {"space": {"codes": {64: {"tokenizer.tokenizer.codebook_size": 64}}}},
+            "space: codes: 64 is no name: write it in quotes, or take choices(SETTING, VALUE, ...)",
+        ),
+        ({"space": {"rate": [1e-3, 2e-3]}}, "space: rate: 0.001 is no name: write it in quotes, or take choices("),
+        (
             {"space": {str(i): choices("tokenizer.optim.lr", *range(1, 11)) for i in range(5)}},
             "space: 100000 settings are more than 10000: offer fewer choices",
         ),
