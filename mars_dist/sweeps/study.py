@@ -166,13 +166,21 @@ class Study:
         }
 
     def check(self, settings: Sequence[Choice]) -> None:
-        """Raises ValueError where one fits neither data, budget nor workers: told before the first is tried."""
+        """Raises ValueError where one fits neither data, budget nor workers, or trains what another one does.
+
+        Told before the first is tried.
+        """
+        trained: dict[tuple[Run, ...], Choice] = {}
         for place, choice in enumerate(settings):
             try:
-                first, *_ = self.stages(Trial(place, choice, self.sweep.seeds[0]))
-                first.plan.require_fit(self.workers)
+                stages = self.stages(Trial(place, choice, self.sweep.seeds[0]))
+                stages[0].plan.require_fit(self.workers)
             except ValueError as error:
                 raise ValueError(f"{named(choice)}: {error}") from None
+            other = trained.setdefault(tuple(stage.config for stage in stages), choice)
+            if other != choice:
+                alike = f"{named(other)} and {named(choice)} are one and the same training of kind {self.sweep.kind}"
+                raise ValueError(f"space: {alike}: leave out what makes no difference to it")
 
     def trials(self, placed: Iterable[tuple[int, Choice]]) -> list[Trial]:
         """Every setting, of which the places are told, from every seed; all come once before any comes again."""

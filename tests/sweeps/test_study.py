@@ -14,6 +14,7 @@ from mars_dist.sweeps import Sweep, choices
 from mars_dist.sweeps.records import Records
 from mars_dist.sweeps.search import draw, make_search
 from mars_dist.sweeps.study import PACE_STEPS, REPORTS, Stage, Study, Trial
+from mars_dist.sweeps.sweep import Choices
 from mars_dist.training.journal import read_metrics
 from mars_dist.training.plan import Plan
 
@@ -168,6 +169,27 @@ def test_mistakes_are_told_before_anything_runs(study: Study, with_sweep: WithSw
     with pytest.raises(ValueError, match=r"--search grid: tries all 9 settings: leave out --trials, or choose random"):
         make_search("grid", study, 4, Records(study))
     assert not Path(study.out).exists()
+
+
+@pytest.mark.parametrize(
+    "space, told",
+    [
+        ({"rate": choices("autoregressor.optim.lr", 0.1, 0.2)}, r"rate: 0\.[12] and rate: 0\.[12] are"),
+        (
+            {part: choices("tokenizer.optim.lr", 0.1, 0.2) for part in "ab"},
+            r"a: 0\.[12], b: (0\.[12]) and a: 0\.[12], b: \1",
+        ),
+    ],
+)
+def test_choices_that_make_no_difference_are_no_settings_to_compare(
+    space: dict[str, Choices], told: str, with_sweep: WithSweep
+) -> None:
+    """Of the other stage, or overwritten by another part: the table would tell of differences between seeds alone."""
+    study = with_sweep(space=space)
+    with pytest.raises(
+        ValueError, match=rf"space: {told}.* one and the same training of kind tokenizer: leave out what"
+    ):
+        make_search(None, study, None, Records(study))
 
 
 def test_a_folder_holds_one_sweep(study: Study, with_sweep: WithSweep, ended: Callable[..., object]) -> None:
