@@ -86,9 +86,10 @@ def kernel_distance(x_ND: Tensor, y_MD: Tensor) -> Score:
 
     PKID and IKID are this on features of a pitch and of an instrument classifier. It is 0 on average for sets of one
     kind, whatever their size, and so now and then below. A note that counts twice makes no pair with itself; a draw
-    without two different notes has no value (NaN). Raises ValueError for fewer than 2 notes in a set.
+    without two different notes has no value (NaN). Raises ValueError for fewer than 3 notes in a set: of 2, all draws
+    with a value are the set itself, and its interval would be a point.
     """
-    _require(2, "kernel_distance", x_ND, y_MD)
+    _require(3, "kernel_distance", x_ND, y_MD)
     xx_NN, xy_NM, yy_MM = _kernel(x_ND, x_ND), _kernel(x_ND, y_MD), _kernel(y_MD, y_MD)
 
     def score(weight_RN: Tensor, weight_RM: Tensor) -> Tensor:
