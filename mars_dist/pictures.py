@@ -83,7 +83,8 @@ def plan(splits: Iterable[Split], shard_rows: int) -> list[Job]:
 
 
 def find_made(jobs: Sequence[Job], folder: Folder, config: SpectrogramConfig) -> list[Made]:
-    """The jobs whose shards are in the folder already, made of the same notes with the same settings."""
+    """The jobs whose shards are in the folder already, made of the same notes with the same settings, none of which was
+    mended since. Raises ValueError as `Split.waves`."""
     present = folder.list()
     candidates = [job for job in jobs if job.shard in present]
     found = []
@@ -91,8 +92,19 @@ def find_made(jobs: Sequence[Job], folder: Folder, config: SpectrogramConfig) ->
         fingerprint = job.fingerprint(config)
         if head.fingerprint == fingerprint:
             rejected = tuple(Rejected(**note) for note in json.loads(head.metadata["rejected"]))
-            found.append(Made(Shard(job.shard, job.part.name, head.rows, fingerprint), rejected))
+            if not any_mended(job.part, rejected, config):
+                found.append(Made(Shard(job.shard, job.part.name, head.rows, fingerprint), rejected))
     return found
+
+
+def any_mended(part: Split, rejected: Sequence[Rejected], config: SpectrogramConfig) -> bool:
+    """Whether a note that was rejected can be used now: a file that was scaled, or copied again, has the size it had.
+
+    In an archive none was: it would be read as a whole to know. Raises ValueError as `Split.waves`.
+    """
+    names = {note.note_str for note in rejected}
+    again = [] if part.archive else [entry for entry in part.entries if entry.note.note_str in names]
+    return not all(isinstance(wave_T, ValueError) for wave_T in part.waves(again, config))
 
 
 def with_contents(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -242,6 +242,20 @@ def test_a_shard_of_other_notes_or_settings_is_made_again(
     assert not found()
 
 
+def test_a_shard_of_a_note_that_was_mended_is_made_again(
+    train: Split, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    folder, jobs = Folder.open(tmp_path / "out"), plan([train], shard_rows=8)
+    whole = wav(train, 4).read_bytes()
+    wav(train, 4).write_bytes(b"X" + whole[1:])
+    assert len(make_shard(jobs[0], folder, short).rejected) == 1
+    assert len(find_made(jobs, folder, short)) == 1
+    wav(train, 4).write_bytes(whole)
+    assert not find_made(jobs, folder, short)
+    assert not make_shard(jobs[0], folder, short).rejected
+    assert len(find_made(jobs, folder, short)) == 1
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda shard: os.truncate(shard, 2000)], ids=["missing", "truncated"])
 def test_a_damaged_shard_is_made_again(
     damage: Callable[[Path], Any], short_notes: Path, short: SpectrogramConfig, tmp_path: Path

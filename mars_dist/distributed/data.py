@@ -44,7 +44,8 @@ def preprocess(
     notes_print = fingerprint(notes)
     done = _finished(folder, notes_print, config)
     if done is not None:
-        progress(f"{out}: finished already, {_counted(done)}: nothing to do")
+        mended = f", {len(done.rejected)} rejected (if one is mended now, delete {MANIFEST})" if done.rejected else ""
+        progress(f"{out}: finished already, {_counted(done)}{mended}: nothing to do")
         return done
     jobs = plan(notes.splits.values(), shard_rows)
     if not jobs:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import soundfile
 
+from mars_dist.codes import encode_here
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import MANIFEST, DatasetInfo, Shard, write_shard
 from mars_dist.distributed.cluster import over_cluster
@@ -93,7 +94,10 @@ def test_notes_become_a_data_set(short_notes: Path, short: SpectrogramConfig, tm
     before = contents(out)
     lines.clear()
     assert preprocess(short_notes, out, short, shard_rows=5, progress=lines) == info
-    assert lines == [f"{out}: finished already, 9 train, 4 valid, 3 test: nothing to do"]
+    assert lines == [
+        f"{out}: finished already, 9 train, 4 valid, 3 test, 3 rejected (if one is mended now, delete {MANIFEST}): "
+        "nothing to do"
+    ]
     for name in (MANIFEST, "train-00001.parquet"):
         (out / name).unlink()
     (out / ".train-00001.parquet.0123.part").write_text("half a shard")
@@ -163,6 +167,24 @@ def test_codes_that_are_damaged_are_made_again_as_is_told(
     lines.clear()
     assert encode(short_pictures, trained_tokenizer.folder, str(out), progress=lines) == info
     assert lines == [f"{out}: finished already, 12 train, 4 valid, 3 test: nothing to do"]
+
+
+def test_a_note_that_was_mended_gets_its_picture_and_its_codes(
+    trained_tokenizer: Plan, short_notes: Path, short: SpectrogramConfig, tmp_path: Path
+) -> None:
+    """Copied again it has the size it had, by which shards are known."""
+    pictures, out = tmp_path / "pictures", tmp_path / "codes"
+    mended = wav(short_notes, 1)
+    whole = mended.read_bytes()
+    mended.write_bytes(b"X" + whole[1:])
+    for num_train in (11, 12):
+        counts = preprocess(short_notes, pictures, short).counts
+        assert counts["train"] == num_train
+        encode_here(str(pictures), trained_tokenizer.folder, out)
+        assert DatasetInfo.load(Folder.open(out)).counts == counts
+        assert len(Rows(out, "train").read(["codes"])["codes"]) == num_train
+        mended.write_bytes(whole)
+        (pictures / MANIFEST).unlink()
 
 
 @pytest.mark.parametrize("command", ["preprocess", "encode"])
