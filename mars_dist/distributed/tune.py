@@ -180,7 +180,7 @@ class Halving(ASHAScheduler):
             reduction_factor=REDUCTION,
             stop_last_trials=False,
         )
-        self.behind, self.line = behind, line
+        self.records, self.behind, self.line = records, behind, line
         for record in records:
             if record.over:
                 trial: Any = SimpleNamespace(trial_id=record.trial.name)
@@ -191,7 +191,9 @@ class Halving(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         whose = Trial(**trial.config)
-        if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+        told = [(report["stage"], report["step"]) for report in self.records.by_name[whose.name].reports]
+        stops = super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
+        if stops and (result["stage"], result["step"]) not in told:  # what is told again was passed when it was new
             self.behind.add(whose.name)
             self.line.stop(whose.name)
         return TrialScheduler.CONTINUE

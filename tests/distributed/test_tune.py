@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -213,6 +214,29 @@ def test_a_trial_that_has_lost_its_last_driver_is_noted_with_the_reason(study: C
     [kept] = Records(of)
     assert kept.status == "failed" and kept.error.startswith("its driver was lost")
     assert [line.partition(") ")[2] for line in lines] == [f"failed: {kept.error}"]
+
+
+def test_a_trial_that_goes_on_is_not_stopped_by_what_it_passed_before(study: Callable[..., Study]) -> None:
+    """Others came to that rung after it, and did better: it went on all the same, and does so after a kill."""
+    of = study(space={"rate": choices(RATE, 2e-3, 1e-3, 5e-4)})
+    records, behind = Records(of), set[str]()
+    first, *others = (records.begin(trial) for trial in of.trials(enumerate(of.sweep.grid())))
+
+    def report(ninths: int, mse: float) -> dict[str, float]:
+        return {"stage": 0, "step": 3 * ninths, "flops": ninths / 9 * of.budget, "mse_reconstruction": mse}
+
+    for record in others:
+        record.status, record.reports = "finished", [report(1, 0.1), report(9, 0.1)]
+    first.reports = [report(1, 2.0), report(2, 1.5)]
+    line: Any = SimpleNamespace(stop=lambda name: None)
+    halving = tune.Halving(of, records, behind, line)
+    trial: Any = SimpleNamespace(trial_id="of Ray", config=vars(first.trial))
+    halving.on_trial_add(None, trial)
+    for again in first.reports:
+        halving.on_trial_result(None, trial, again)
+    assert not behind
+    halving.on_trial_result(None, trial, report(3, 1.0))
+    assert behind == {first.trial.name}, "the next rung is new to it"
 
 
 def test_a_checkpoint_before_any_validation_is_no_report(
