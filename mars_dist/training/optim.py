@@ -12,19 +12,15 @@ from mars_dist.training.muon import Muon
 from mars_dist.training.recomputation import BLOCKS
 from mars_dist.training.sharding import let_go, locals_of
 
-NO_DECAY = ("positions", "levels", "tokens", "temperature", "modulation_MD", "conditions", "codebook")
-
 
 def make_optimizer(model: nn.Module, config: OptimConfig, precision: Precision) -> torch.optim.AdamW:
-    """AdamW, or Muon with it; no weight decay on biases, norms, embeddings, positions and temperatures.
+    """AdamW, or Muon with it; weight decay on the weights of linear layers and convolutions alone.
 
     `precision`: of training, once it is settled.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        spare = parameter.ndim < 2 or any(word in name for word in NO_DECAY)
-        (spared if spare else decayed).append(parameter)
+    weights = {layer.weight for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)}
+    decayed = [parameter for parameter in model.parameters() if parameter in weights]
+    spared = [parameter for parameter in model.parameters() if parameter not in weights]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     if config.optimizer == "muon":
         return Muon(groups, matrices_of(model, config), precision, lr=config.lr, betas=config.betas, fused=True)
