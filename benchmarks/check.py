@@ -28,6 +28,7 @@ from mars_dist.check.estimate import Estimate, estimates
 from mars_dist.dataset import DatasetInfo
 from mars_dist.memory import preloaded
 from mars_dist.model import save_tokenizer
+from mars_dist.node import own_cpus
 from mars_dist.presets import PRESETS, Preset
 from mars_dist.quickstart import cpu
 from mars_dist.serialize import read_json, write_json
@@ -140,9 +141,9 @@ def cases(out: Path, notes: Path, names: list[str]) -> Iterator[str]:
             "tokenizer": Plan(preset.tokenizer, str(folder / "pictures"), run),
             "autoregressor": Plan(preset.autoregressor, str(folder / "codes"), run, str(folder / "tokenizer")),
         }
-        before = this_cpu(max(2, os.cpu_count() or 1))
+        before = this_cpu(max(2, own_cpus()))
         found = measure(plans[stage], workers, folder / f"plan-{number}-{os.getpid()}.json")
-        device = better(before, this_cpu(max(2, os.cpu_count() or 1)))
+        device = better(before, this_cpu(max(2, own_cpus())))
         predicted = next(one for one in estimates(preset, workers, device, NOTES) if one.stage == stage)
         yield row(name, kind, predicted, found)
 

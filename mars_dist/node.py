@@ -43,7 +43,7 @@ class Node:
         return cls(
             name=socket.gethostname(),
             address=address,
-            num_cpus=os.cpu_count() or 1,
+            num_cpus=own_cpus(),
             num_gpus=gpus,
             gpu=first.name if first else "",
             gpu_memory=first.total_memory if first else 0,
@@ -57,6 +57,11 @@ class Node:
                 ("mars_dist", __version__),
             ),
         )
+
+
+def own_cpus() -> int:
+    """Those that this process may run on: SLURM, taskset or a container's cpuset may leave it a part of the machine."""
+    return len(os.sched_getaffinity(0))
 
 
 def interface_of(address: str) -> str:

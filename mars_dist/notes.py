@@ -296,7 +296,7 @@ def _render_instruments(
     """Write every note's wav file; the peak of each note by its name."""
     peaks: dict[str, float] = {}
     # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         tasks = [pool.submit(_render_instrument, font, gain, notes, i, workshop) for i in notes.instruments]
         try:
             for task in as_completed(tasks):

@@ -1,6 +1,8 @@
 """The preflight without a cluster: what is predicted, and one line for what will not work."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from mars_dist.check.place import Place, Result, require_shared
 from mars_dist.check.steps import Check, Preflight, check
 from mars_dist.costs import cost_of
 from mars_dist.dryrun import Work
-from mars_dist.node import Node
+from mars_dist.node import Node, own_cpus
 from mars_dist.presets import PRESETS, Preset
 from mars_dist.storage import Folder, S3Folder
 
@@ -72,11 +74,19 @@ def test_a_cpu_takes_products_memory_calls_and_messages() -> None:
 
 
 def test_this_cpu_is_measured_and_shared() -> None:
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    threads, cores = torch.get_num_threads(), own_cpus()
     one = this_cpu(cores)
     assert torch.get_num_threads() == threads and one.threads == 1
     assert 1e9 < one.flops[torch.float32] < 1e14 and 1e8 < one.num_bytes < 1e13 and 1e-8 < one.operation < 1e-3
     assert one.memory < Cpu(1, {}, 1, 1, 10**15).memory
+
+
+def test_of_the_machine_only_the_cpus_that_a_process_may_use_count() -> None:
+    """As SLURM leaves it: with a thread for each of the others it would have many on one."""
+    code = "import os; from mars_dist.node import own_cpus; os.sched_setaffinity(0, {CPU}); print(own_cpus())"
+    one = min(os.sched_getaffinity(0))
+    ended = subprocess.run([sys.executable, "-c", code.replace("CPU", str(one))], capture_output=True, text=True)
+    assert ended.stdout == "1\n", ended.stderr
 
 
 # ---- estimates

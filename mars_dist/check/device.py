@@ -1,6 +1,5 @@
 """What a worker computes on: GPUs by name, or this machine's CPU, whose rates are measured."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 
 from mars_dist.config import Precision
 from mars_dist.dryrun import Work
+from mars_dist.node import own_cpus
 from mars_dist.precision import cpu_multiplies_bf16, settled
 from mars_dist.products import product
 
@@ -135,7 +135,7 @@ Device = Gpu | Cpu
 
 def this_cpu(workers: int) -> Cpu:
     """As each of so many workers on this machine has it: its share of cores and memory. Takes about a second."""
-    threads, before = max(1, (os.cpu_count() or 1) // workers), torch.get_num_threads()
+    threads, before = max(1, own_cpus() // workers), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         flops = {}

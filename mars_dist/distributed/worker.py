@@ -1,7 +1,6 @@
 """What each worker of a training on Ray runs: the loop of `mars_dist.training`; its checkpoints go to the storage."""
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from mars_dist.distributed.console import ALIKE, MOST_STARTS, Line
 from mars_dist.errors import TrainingFailed
+from mars_dist.node import own_cpus
 from mars_dist.scratch import own_scratch
 from mars_dist.storage import Folder
 from mars_dist.training import sharding
@@ -41,7 +41,7 @@ SECONDS_BETWEEN_SAVES = 30.0
 def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     """What each worker runs. A failure that would come again is returned: Ray starts again after one that is raised."""
     context = ray.train.get_context()
-    torch.set_num_threads(given["threads"] or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.set_num_threads(given["threads"] or max(1, own_cpus() // context.get_local_world_size()))
     plan, line = Plan.from_plain(given["plan"]), Line(given["console"])
     if failure := line.repeated_failure():  # every worker finds it before it waits for any other
         return TrainingFailed(f"training in {plan.folder} failed {ALIKE} times alike: {failure}")
