@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
@@ -89,6 +89,7 @@ def draw(rows: Rows, num_notes: int) -> Image.Image:
         "RGB", (GAP + across * (PICTURE_WIDTH + GAP), GAP + down * (CAPTION + PICTURE_HEIGHT + GAP)), "white"
     )
     pen = ImageDraw.Draw(sheet)
+    pen.font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", CAPTION - 6)  # Pillow's has no umlauts
     for i, (note, one) in enumerate(zip(notes, drawn, strict=True)):
         left = GAP + i % COLUMNS * (PICTURE_WIDTH + GAP)
         top = GAP + i // COLUMNS * (CAPTION + PICTURE_HEIGHT + GAP)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mars_dist import show
 from mars_dist.dataset import Rejected
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH
 from mars_dist.rows import Rows
@@ -56,6 +57,16 @@ def test_notes_are_drawn_side_by_side(kind: str, request: pytest.FixtureRequest)
         cell = sheet[top : top + CAPTION + PICTURE_HEIGHT, left : left + PICTURE_WIDTH]
         caption, picture = cell[:CAPTION], cell[CAPTION:]
         assert ((caption < 255).any(), (picture < 255).mean() > 0.5) == ((True, True) if i < 5 else (False, False))
+
+
+def test_a_caption_has_the_letters_of_its_instrument(short_pictures: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not one box for each that Pillow's own font lacks."""
+    rows, sheets = Rows(short_pictures, "train"), []
+    [note] = spread(rows, 1)
+    for name in ("Flügel", "Flñgel"):
+        monkeypatch.setattr(show, "spread", lambda *_, name=name: [note | {"instrument_str": name}])
+        sheets.append(np.asarray(draw(rows, 1)))
+    assert (sheets[0] != sheets[1]).any()
 
 
 def test_notes_lie_evenly_over_the_split(short_pictures: str) -> None:
