@@ -21,7 +21,7 @@ from mars_dist.model import model_fingerprint
 from mars_dist.phase import Phase, wave_from_picture
 from mars_dist.progress import Say
 from mars_dist.sampling import SamplingConfig
-from mars_dist.serialize import as_json, first_difference, parse_json, to_plain
+from mars_dist.serialize import as_json, first_difference, to_plain
 from mars_dist.sources.labelled import rows_of
 from mars_dist.storage import Folder
 
@@ -101,7 +101,7 @@ def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
     """
     notes.sampling.per_scale(model_of(notes.model).autoregressor.schedule)  # refused before anything is kept
     plain, there, kept = notes.settings(), out.list(), out.sub(PARTS).list()
-    before = parse_json(out.read(SETTINGS), out.at(SETTINGS)) if SETTINGS in there else plain
+    before = out.read_json(SETTINGS) if SETTINGS in there else plain
     if (difference := first_difference(before, plain)) and (kept or LABELS in there):
         raise ValueError(f"{out.name}: holds other notes, of {difference:.200}: choose another --out")
     if LABELS in there and SETTINGS not in there:
@@ -115,10 +115,9 @@ def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:
     for part in over(partial(make_part, notes=notes, out=out), missing):
         done += len(part)
         say(f"notes {done}/{len(notes.asked)}")
-    names = list(map(name_of, notes.parts()))
     with ThreadPoolExecutor(out.at_once) as readers:
-        parts = list(readers.map(out.sub(PARTS).read, names))
-    rows = [row for name, part in zip(names, parts, strict=True) for row in parse_json(part, name)]
+        parts = readers.map(out.sub(PARTS).read_json, map(name_of, notes.parts()))
+        rows = [row for part in parts for row in part]
     out.write(LABELS, table(rows))  # written last: its presence means finished
     out.delete_folder(PARTS)
     say(f"{out.link(LABELS)}: {len(rows)} notes")

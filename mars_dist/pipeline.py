@@ -85,13 +85,13 @@ class Pipeline:
         from mars_dist.page import EvaluationPlan, evaluate_folders, figures_of
         from mars_dist.phase import DEFAULT
         from mars_dist.sampling import AS_ASKED
-        from mars_dist.serialize import first_difference, parse_json
+        from mars_dist.serialize import first_difference
 
         judges = Judges(classifier)
         plan = EvaluationPlan([model], pictures, self.measured, self.shown, judges, AS_ASKED, DEFAULT)
         figures = figures_of(PAGE)
         if {TABLE, figures} <= out.list():
-            before = parse_json(out.read(figures), out.at(figures))
+            before = out.read_json(figures)
             difference = first_difference(before, plan.settings)
             if difference is None:
                 say(f"{out.link(PAGE)}: finished already: nothing to do")

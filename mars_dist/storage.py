@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from mars_dist.serialize import parse_json
 from mars_dist.whole import HALF_WRITTEN, whole
 
 ATTEMPTS = 8
@@ -103,6 +104,10 @@ class Folder(ABC):
         """Raises OSError."""
         with self.files.open_input_file(self.at(file)) as stream:
             return stream.read()
+
+    def read_json(self, file: str) -> Any:
+        """Raises ValueError where it is damaged, OSError."""
+        return parse_json(self.read(file), self.at(file))
 
     @abstractmethod
     def write(self, file: str, data: bytes | pa.Buffer) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from mars_dist.serialize import as_json, differences, first_difference, parse_json
+from mars_dist.serialize import as_json, differences, first_difference
 from mars_dist.storage import Folder
 from mars_dist.sweeps.study import REPORTS, TRIALS, Study, Trial
 from mars_dist.sweeps.sweep import Choice
@@ -58,7 +58,7 @@ class Records:
     def found(self) -> Iterator[Record]:
         """Raises ValueError where the folder holds another sweep, OSError where it cannot be read."""
         home, plain = self.study.home, self.study.to_plain()
-        if SWEEP in home.list() and (difference := another_sweep(read_json(home, SWEEP), plain)):
+        if SWEEP in home.list() and (difference := another_sweep(home.read_json(SWEEP), plain)):
             told = f"holds a sweep with {difference}: use its settings, or choose another --out"
             raise ValueError(f"{self.study.out}: {told}")
         for name in sorted(home.sub(TRIALS).list()):
@@ -106,9 +106,5 @@ def another_sweep(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 def read_record(folder: Folder) -> Record:
     """Raises OSError where there is none, ValueError where it is damaged."""
-    plain = read_json(folder, RECORD)
+    plain = folder.read_json(RECORD)
     return Record(**(plain | {"trial": Trial(**plain["trial"])}))
-
-
-def read_json(folder: Folder, file: str) -> Any:
-    return parse_json(folder.read(file), folder.at(file))

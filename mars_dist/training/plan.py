@@ -17,7 +17,7 @@ from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
 from mars_dist.model import WEIGHTS
 from mars_dist.progress import Say
-from mars_dist.serialize import as_json, first_difference, from_plain, parse_json, to_plain
+from mars_dist.serialize import as_json, first_difference, from_plain, to_plain
 from mars_dist.storage import Folder
 from mars_dist.training.autoregressor_stage import AutoregressorStage
 from mars_dist.training.autoregressor_stage import require_fit as require_codes_fit
@@ -188,7 +188,7 @@ class Plan:
         try:
             if file not in self.training.list():
                 return None
-            plain = parse_json(self.training.read(file), self.training.at(file))
+            plain = self.training.read_json(file)
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be read ({error}): choose another --out") from error
         try:
