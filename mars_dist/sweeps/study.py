@@ -175,6 +175,7 @@ class Study:
             try:
                 stages = self.stages(Trial(place, choice, self.sweep.seeds[0]))
                 stages[0].plan.require_fit(self.workers)
+                stages[-1].plan.require_workers(self.workers)
             except ValueError as error:
                 raise ValueError(f"{named(choice)}: {error}") from None
             other = trained.setdefault(tuple(stage.config for stage in stages), choice)

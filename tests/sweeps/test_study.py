@@ -164,6 +164,9 @@ def test_mistakes_are_told_before_anything_runs(study: Study, with_sweep: WithSw
         replace(study, workers=0)
     with pytest.raises(ValueError, match=r"train\.batch_size: 4 rows are too few for 5 workers"):
         make_search(None, replace(study, workers=5), None, Records(study))
+    rows = Sweep("both", {"rows": choices("autoregressor.train.batch_size", 1, 4)}, "debug", study.sweep.settings)
+    with pytest.raises(ValueError, match=r"rows: 1: train\.batch_size: 1 rows are too few for 2 workers"):
+        make_search(None, replace(study, sweep=rows, workers=2), None, Records(study))
     with pytest.raises(ValueError, match=r"--search optuna: say with --trials how many of the 9 settings it may try"):
         make_search("optuna", study, None, Records(study))
     with pytest.raises(ValueError, match=r"--search grid: tries all 9 settings: leave out --trials, or choose random"):
