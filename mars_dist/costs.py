@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.cmx import demultiplex
 from mars_dist.conditions import Vocabulary
-from mars_dist.config import AutoregressorRunConfig, OptimConfig, TokenizerConfig, TokenizerRunConfig, TrainConfig
+from mars_dist.config import (
+    AutoregressorRunConfig,
+    OptimConfig,
+    ReconstructionLossConfig,
+    TokenizerConfig,
+    TokenizerRunConfig,
+    TrainConfig,
+)
 from mars_dist.discriminator import Discriminator
 from mars_dist.dryrun import META, Device, DryRun, Flops, Work, WorkCounter, count_flops, dry_run
 from mars_dist.losses import reconstruction_loss
@@ -29,6 +36,7 @@ from mars_dist.training.muon import orthogonal, orthogonal_flops, stacks
 from mars_dist.training.optim import matrices_of, num_moments
 from mars_dist.training.recomputation import BLOCKS, recompute
 
+Run = TypeVar("Run", TokenizerRunConfig, AutoregressorRunConfig)
 FLOAT32 = 4
 """Bytes."""
 
@@ -103,8 +111,12 @@ def cost_of(preset: Preset) -> PresetCost:
     )
 
 
-@lru_cache(maxsize=64)
 def tokenizer_cost(config: TokenizerRunConfig) -> StageCost:
+    return counted_tokenizer(replace(as_counted(config), loss=ReconstructionLossConfig()))
+
+
+@lru_cache(maxsize=1024)
+def counted_tokenizer(config: TokenizerRunConfig) -> StageCost:
     model = build_tokenizer(config)
     x_BCHW = torch.empty(1, *config.spectrogram.picture_shape, device=META)
     forward = count_flops(lambda: model(x_BCHW)).total
@@ -112,8 +124,14 @@ def tokenizer_cost(config: TokenizerRunConfig) -> StageCost:
 
 
 def autoregressor_cost(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> StageCost:
-    cost, _ = teacher_forcing(config, tokenizer)
+    cost, _ = teacher_forcing(as_counted(config), tokenizer)
     return cost
+
+
+def as_counted(config: Run) -> Run:
+    """Without what no cost depends on, such as the learning rate: settings that differ in it alone are counted once."""
+    optim, train = OptimConfig(optimizer=config.optim.optimizer), TrainConfig(steps=config.train.steps)
+    return replace(config, optim=optim, train=train)
 
 
 def muon_flops(model: nn.Module, config: OptimConfig) -> int:
@@ -136,11 +154,11 @@ def adversary_flops(config: TokenizerRunConfig) -> int:
 
 def flops_of_seen_pairs(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> float:
     """Of all tokens of a note, each multiplied with those that the mask lets it see and no others, as with a cache."""
-    _, forward = teacher_forcing(config, tokenizer)
+    _, forward = teacher_forcing(as_counted(config), tokenizer)
     return forward.layers + forward.attention * float(tokenizer.schedule.mask().mean())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def teacher_forcing(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> tuple[StageCost, Flops]:
     """The autoregressor's cost, and the FLOPs of all tokens of a note at once."""
     model = build_autoregressor(config, tokenizer)

@@ -1,6 +1,7 @@
 """What became of each trial: a record.json in its folder, so that a sweep that was broken off runs none twice."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -61,10 +62,10 @@ class Records:
         if SWEEP in home.list() and (difference := another_sweep(home.read_json(SWEEP), plain)):
             told = f"holds a sweep with {difference}: use its settings, or choose another --out"
             raise ValueError(f"{self.study.out}: {told}")
-        for name in sorted(home.sub(TRIALS).list()):
-            folder = home.sub(TRIALS).sub(name)
-            if RECORD in folder.list():
-                yield read_record(folder)
+        trials = home.sub(TRIALS)
+        with ThreadPoolExecutor(home.at_once) as readers:  # a store takes its time for each
+            records = readers.map(record_in, map(trials.sub, sorted(trials.list())))
+            yield from filter(None, records)
 
     def placed(self, settings: Iterable[Choice]) -> Iterator[tuple[int, Choice]]:
         """Each with its place: the one at which it was tried, whatever search did, or the next free one."""
@@ -102,6 +103,14 @@ def another_sweep(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         f"{name} = {value}, not {left}" for name, left, value in differences(now["space"], before["space"], "space")
     )
     return first_difference(before, now) or next(gone, None)
+
+
+def record_in(folder: Folder) -> Record | None:
+    """Where there is any. Raises as `read_record`."""
+    try:
+        return read_record(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def read_record(folder: Folder) -> Record:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Literal
 
 from mars_dist.addresses import Address, address
-from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, TokenizerRunConfig
+from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, SpectrogramConfig, TokenizerRunConfig
 from mars_dist.costs import StageCost, autoregressor_cost, cost_of, tokenizer_cost
 from mars_dist.model import read_config
 from mars_dist.presets import Preset
@@ -171,11 +171,17 @@ class Study:
         Told before the first is tried.
         """
         trained: dict[tuple[Run, ...], Choice] = {}
+        fitting = set[SpectrogramConfig | None]()  # all that data depend on: they are looked at once for each
         for place, choice in enumerate(settings):
             try:
                 stages = self.stages(Trial(place, choice, self.sweep.seeds[0]))
-                stages[0].plan.require_fit(self.workers)
-                stages[-1].plan.require_workers(self.workers)
+                for stage in stages:
+                    stage.plan.require_workers(self.workers)
+                first = stages[0]
+                spectrogram = first.config.spectrogram if isinstance(first.config, TokenizerRunConfig) else None
+                if spectrogram not in fitting:
+                    first.plan.require_fit(self.workers)
+                    fitting.add(spectrogram)
             except ValueError as error:
                 raise ValueError(f"{named(choice)}: {error}") from None
             other = trained.setdefault(tuple(stage.config for stage in stages), choice)

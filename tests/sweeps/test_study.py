@@ -6,12 +6,16 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 from statistics import median
+from threading import Barrier
 
 import pytest
 
 from mars_dist.config import TokenizerRunConfig
-from mars_dist.sweeps import Sweep, choices
-from mars_dist.sweeps.records import Records
+from mars_dist.costs import counted_tokenizer
+from mars_dist.dataset import DatasetInfo
+from mars_dist.storage import Folder
+from mars_dist.sweeps import Sweep, choices, records
+from mars_dist.sweeps.records import Record, Records
 from mars_dist.sweeps.search import draw, make_search
 from mars_dist.sweeps.study import PACE_STEPS, REPORTS, Stage, Study, Trial
 from mars_dist.sweeps.sweep import Choices
@@ -155,6 +159,36 @@ def test_fewer_settings_are_the_first_of_more(study: Study) -> None:
     assert sorted(all_of_them, key=str) == sorted(study.sweep.grid(), key=str)
     trials = study.trials(enumerate(all_of_them[:2]))
     assert [trial.name for trial in trials] == ["000-seed-0", "001-seed-0", "000-seed-1", "001-seed-1"]
+
+
+def test_what_settings_have_in_common_is_looked_at_once(
+    study: Study, with_sweep: WithSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A space may have ten thousand of them, data may be far away, and to count FLOPs takes a quarter of a second."""
+    loaded, load = list[str](), DatasetInfo.load
+    monkeypatch.setattr(DatasetInfo, "load", lambda folder: loaded.append(folder.name) or load(folder))
+    counted_tokenizer.cache_clear()
+    rates = {"rate": choices("tokenizer.optim.lr", 1e-4, 2e-4, 3e-4), **study.sweep.space}
+    several = with_sweep(space=rates)
+    several.check(several.sweep.grid())
+    assert len(several.sweep.grid()) == 27 and loaded == [study.data]
+    assert counted_tokenizer.cache_info().misses == 9
+
+
+def test_records_are_read_together(study: Study, ended: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial whose folder is there and whose record is not has not been begun."""
+    for trial in study.trials(enumerate(draw(study, 3)))[:3]:
+        ended(Records(study), trial)
+    (Path(study.out) / "trials" / "003-seed-0").mkdir()
+    met, read = Barrier(3), records.read_record
+
+    def once_all_are_asked(folder: Folder) -> Record:
+        if not folder.name.endswith("003-seed-0"):
+            met.wait(20)
+        return read(folder)
+
+    monkeypatch.setattr(records, "read_record", once_all_are_asked)
+    assert [record.trial.place for record in Records(study)] == [0, 1, 2]
 
 
 def test_mistakes_are_told_before_anything_runs(study: Study, with_sweep: WithSweep) -> None:
