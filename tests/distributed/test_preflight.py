@@ -4,12 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import ray
 
+from mars_dist.distributed import preflight
 from mars_dist.distributed.preflight import alive, nodes, on_node
 from mars_dist.node import Node
 
@@ -39,6 +42,19 @@ def test_a_look_from_a_node(address: str) -> None:
     here = Node.here()
     assert (node.name, node.versions, node.num_cpus, node.num_gpus) == (here.name, here.versions, 4, 0)
     assert node.address == address.rpartition(":")[0] and node.interface in node.interfaces
+
+
+def test_all_nodes_are_looked_at_together(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each starts a process and imports torch before it answers: a hundred would take minutes one after the other."""
+    [node], met, on_one = alive(), Barrier(3), preflight.on_node
+
+    def once_all_are_asked(id: str, work: Callable[[], Node]) -> Node:
+        met.wait(20)
+        return on_one(id, work)
+
+    monkeypatch.setattr(preflight, "alive", lambda: [node] * 3)
+    monkeypatch.setattr(preflight, "on_node", once_all_are_asked)
+    assert [one.name for one in nodes(address)] == [Node.here().name] * 3
 
 
 def test_what_fails_on_a_node_comes_back_as_it_is() -> None:
