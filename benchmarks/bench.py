@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from side_by_side import Table, machine
 
+from mars_dist.cpus import cpu
 from mars_dist.notes import NotesConfig, render
 from mars_dist.progress import tenths
-from mars_dist.quickstart import cpu
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "benchmarks"

@@ -25,12 +25,11 @@ from data_memory import most_ever
 from mars_dist import codes, pictures
 from mars_dist.check.device import Cpu, this_cpu
 from mars_dist.check.estimate import Estimate, estimates
+from mars_dist.cpus import cpu, own_cpus
 from mars_dist.dataset import DatasetInfo
 from mars_dist.memory import preloaded
 from mars_dist.model import save_tokenizer
-from mars_dist.node import own_cpus
 from mars_dist.presets import PRESETS, Preset
-from mars_dist.quickstart import cpu
 from mars_dist.serialize import read_json, write_json
 from mars_dist.sources.read import read_source
 from mars_dist.storage import Folder

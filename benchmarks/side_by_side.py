@@ -21,8 +21,8 @@ import torch
 from data_memory import most_ever
 
 from mars_dist import products
+from mars_dist.cpus import cpu
 from mars_dist.memory import preloaded
-from mars_dist.quickstart import cpu
 
 Call = Callable[[], object]
 MIB = 2**20

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mars_dist import codes
 from mars_dist.cmx import demultiplex
 from mars_dist.config import AutoregressorRunConfig, SpectrogramConfig, TokenizerRunConfig
+from mars_dist.cpus import cpu
 from mars_dist.dataset import DatasetInfo
 from mars_dist.devices import own_device
 from mars_dist.distributed.cluster import over_cluster
@@ -30,7 +31,6 @@ from mars_dist.launch import fit
 from mars_dist.model import METRICS
 from mars_dist.phase import DEFAULT, wave_from_picture
 from mars_dist.progress import say, silent
-from mars_dist.quickstart import cpu
 from mars_dist.rows import Rows
 from mars_dist.sampling import AS_ASKED
 from mars_dist.serialize import first_difference, read_json, to_plain, write_json

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from mars_dist import __version__
+from mars_dist.cpus import own_cpus
 
 SOCKETS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """What Gloo and NCCL are told of the network interface to use; without it they look for one themselves."""
@@ -57,11 +58,6 @@ class Node:
                 ("mars_dist", __version__),
             ),
         )
-
-
-def own_cpus() -> int:
-    """Those that this process may run on: SLURM, taskset or a container's cpuset may leave it a part of the machine."""
-    return len(os.sched_getaffinity(0))
 
 
 def interface_of(address: str) -> str:

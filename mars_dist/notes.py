@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mars_dist.audio import Wave, resample, write_wav
+from mars_dist.cpus import own_cpus
 from mars_dist.lease import sole_writer
 from mars_dist.nsynth import AUDIO, EXAMPLES, FAMILIES, QUALITIES, SOURCES, SPLITS, VELOCITIES, Note
 from mars_dist.progress import say
@@ -296,7 +297,7 @@ def _render_instruments(
     """Write every note's wav file; the peak of each note by its name."""
     peaks: dict[str, float] = {}
     # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes or own_cpus(), get_context("spawn")) as pool:
         tasks = [pool.submit(_render_instrument, font, gain, notes, i, workshop) for i in notes.instruments]
         try:
             for task in as_completed(tasks):

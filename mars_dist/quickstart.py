@@ -1,7 +1,5 @@
 """From nothing to sound on one machine: the whole pipeline with `tiny`, each stage only where it is not finished."""
 
-import os
-import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from typing import Any
 import psutil
 
 from mars_dist.config import ClassifierRunConfig
+from mars_dist.cpus import cpu
 from mars_dist.notes import RECORD, NotesConfig, render
 from mars_dist.pipeline import PAGE, Pipeline
 from mars_dist.presets import load
@@ -80,14 +79,6 @@ def summary(stages: "Stages", notes: Path, tokenizer: Path, model: Path, figures
         **{metric: measures[metric] for metric in COMPARED},
         "test": {metric: splits["test"]["measures"][metric] for metric in COMPARED},
     }
-
-
-def cpu() -> str:
-    """The processor's name and the number of cores."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 class Stages:

@@ -16,8 +16,9 @@ from mars_dist.check.nsynth import as_markdown
 from mars_dist.check.place import Place, Result, require_shared
 from mars_dist.check.steps import Check, Preflight, check
 from mars_dist.costs import cost_of
+from mars_dist.cpus import own_cpus
 from mars_dist.dryrun import Work
-from mars_dist.node import Node, own_cpus
+from mars_dist.node import Node
 from mars_dist.presets import PRESETS, Preset
 from mars_dist.storage import Folder, S3Folder
 
@@ -83,7 +84,7 @@ def test_this_cpu_is_measured_and_shared() -> None:
 
 def test_of_the_machine_only_the_cpus_that_a_process_may_use_count() -> None:
     """As SLURM leaves it: with a thread for each of the others it would have many on one."""
-    code = "import os; from mars_dist.node import own_cpus; os.sched_setaffinity(0, {CPU}); print(own_cpus())"
+    code = "import os; from mars_dist.cpus import own_cpus; os.sched_setaffinity(0, {CPU}); print(own_cpus())"
     one = min(os.sched_getaffinity(0))
     ended = subprocess.run([sys.executable, "-c", code.replace("CPU", str(one))], capture_output=True, text=True)
     assert ended.stdout == "1\n", ended.stderr

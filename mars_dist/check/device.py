@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from mars_dist.config import Precision
+from mars_dist.cpus import own_cpus
 from mars_dist.dryrun import Work
-from mars_dist.node import own_cpus
 from mars_dist.precision import cpu_multiplies_bf16, settled
 from mars_dist.products import product
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mars_dist.addresses import IN_A_JOB
+from mars_dist.cpus import own_cpus
 from mars_dist.memory import MALLOC_CONF
 from mars_dist.storage import ENDPOINTS
 
@@ -26,6 +27,7 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 import ray  # noqa: E402
+from ray._private.utils import get_num_cpus  # noqa: E402
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 
@@ -38,8 +40,8 @@ LOCAL_OBJECT_STORE = 512 * 2**20
 def connect(num_cpus: int | None = None) -> None:
     """Attach to the cluster that RAY_ADDRESS names, as it does in a job; else start a runtime on this machine, once.
 
-    The cluster's workers find S3 where this process does. `num_cpus` is for a runtime that is started: as many as the
-    machine has unless given. Raises ValueError where the cluster cannot be joined.
+    The cluster's workers find S3 where this process does. `num_cpus` is for a runtime that is started: as many as this
+    process may use unless given. Raises ValueError where the cluster cannot be joined.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
@@ -52,6 +54,9 @@ def connect(num_cpus: int | None = None) -> None:
             if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
                 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or Ray writes one into the user's home
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor: nobody takes this machine away
+        # Ray looks at a container's share of the machine, but not at what SLURM leaves a process of it.
+        given_out = int(get_num_cpus(override_docker_cpu_warning=True))
+        num_cpus = num_cpus or min(given_out, own_cpus())
         options = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
         import torch  # as what is to run here does; who only asks a cluster does without
 

@@ -21,9 +21,9 @@ from ray.train import (
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
+from mars_dist.cpus import own_cpus
 from mars_dist.distributed.console import ALIKE, MOST_STARTS, Line
 from mars_dist.errors import TrainingFailed
-from mars_dist.node import own_cpus
 from mars_dist.scratch import own_scratch
 from mars_dist.storage import Folder
 from mars_dist.training import sharding
@@ -41,7 +41,7 @@ SECONDS_BETWEEN_SAVES = 30.0
 def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     """What each worker runs. A failure that would come again is returned: Ray starts again after one that is raised."""
     context = ray.train.get_context()
-    torch.set_num_threads(given["threads"] or max(1, own_cpus() // context.get_local_world_size()))
+    torch.set_num_threads(given["threads"] or max(1, cpus_here() // context.get_local_world_size()))
     plan, line = Plan.from_plain(given["plan"]), Line(given["console"])
     if failure := line.repeated_failure():  # every worker finds it before it waits for any other
         return TrainingFailed(f"training in {plan.folder} failed {ALIKE} times alike: {failure}")
@@ -60,6 +60,13 @@ def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     finally:
         if run:
             run.close()
+
+
+def cpus_here() -> int:
+    """Those that Ray gives out on this node: a scheduler or a container may have fewer than the machine."""
+    here = ray.get_runtime_context().get_node_id()
+    given = next(node["Resources"].get("CPU", math.inf) for node in ray.nodes() if node["NodeID"] == here)
+    return int(min(given, own_cpus()))
 
 
 class RayRun:

@@ -116,3 +116,13 @@ except ValueError as error:
     environment["RAY_AUTH_TOKEN_PATH"] = "/proc/nothing"
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert told in ended.stdout, ended.stderr
+
+
+def test_a_runtime_of_ones_own_has_the_cpus_that_its_process_may_use() -> None:
+    """As SLURM leaves them to a job that has but some of a machine."""
+    code = "import os, ray; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])"
+    told = "connect(); print(ray.cluster_resources()['CPU'])"
+    code = f"{code}; from mars_dist.distributed.runtime import connect; {told}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout == "1.0\n", ended.stderr

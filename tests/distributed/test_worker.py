@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import ray
 
+from mars_dist.distributed import worker
 from mars_dist.distributed.train import first_cause
-from mars_dist.distributed.worker import RayRun
+from mars_dist.distributed.worker import RayRun, cpus_here
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,12 @@ def test_steps_that_come_again_get_names_of_their_own(
 def test_what_ended_a_worker_is_told_in_one_line() -> None:
     assert first_cause(ValueError("Traceback\nValueError: too long\n")) == "ValueError: too long"
     assert first_cause(MemoryError()) == "MemoryError"
+
+
+@pytest.mark.parametrize(("of_the_machine", "shared"), [(128, 4), (2, 2)])
+def test_workers_share_the_cpus_that_ray_gives_out_on_their_node(
+    of_the_machine: int, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node of a scheduler's, or in a container, these are fewer than the machine's."""
+    monkeypatch.setattr(worker, "own_cpus", lambda: of_the_machine)
+    assert cpus_here() == shared
