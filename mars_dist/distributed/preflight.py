@@ -1,5 +1,6 @@
 """What a running cluster is, asked before anything is trained: a look from each of its nodes."""
 
+import os
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ def attach(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"--address: {address} must be host:port of a cluster's head, such as 10.0.0.1:6379")
+    # Tries of 40 s: Ray's 20 would take a quarter of an hour to tell that a port is not a head's.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     with joining(address):
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     join(address)

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
 
 import pytest
 import ray
@@ -85,6 +86,16 @@ def test_addresses_that_are_none() -> None:
         assert refused("--address", dead).startswith(f"{dead}: does not answer ([Errno 111] Connection refused)")
     assert "must be host:port of a cluster's head" in refused("--address", "cluster")
     assert "mars submit --address http://127.0.0.1:8265 check" in refused("--address", "http://127.0.0.1:8265")
+
+
+@pytest.mark.cluster
+def test_a_port_that_is_not_a_heads_is_told_within_two_minutes() -> None:
+    """Such as the dashboard's, 8265."""
+    with HTTPServer(("0.0.0.0", 0), BaseHTTPRequestHandler) as server:  # Ray asks at another of them
+        Thread(target=server.serve_forever, daemon=True).start()
+        ended = mars_check("--address", f"127.0.0.1:{server.server_port}", "--workers", 1)
+        server.shutdown()
+    assert ended.returncode == 2 and ended.stderr.splitlines()[-1].endswith("is the cluster up, and this its head?")
 
 
 def test_another_version_of_ray(address: str) -> None:
