@@ -271,9 +271,10 @@ class S3Folder(Folder):
         self._put(file, data)
 
     def send(self, path: Path) -> None:
+        """Opened once, not for each part: meanwhile another file may be put in its place."""
         key = self._key(path.name)
-        with _os_error():
-            self.client.upload_file(str(path), key["Bucket"], key["Key"])
+        with _os_error(), path.open("rb") as file:
+            self.client.upload_fileobj(file, key["Bucket"], key["Key"])
 
     def clear_unfinished(self) -> None:
         """Parts of what was not finished stay unseen in a bucket, and are paid for."""

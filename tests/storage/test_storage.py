@@ -5,6 +5,8 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Lock
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
@@ -15,7 +17,7 @@ import pytest
 from mars_dist import storage
 from mars_dist.rows import Rows
 from mars_dist.storage import CHUNK, Folder
-from mars_dist.whole import HALF_WRITTEN
+from mars_dist.whole import HALF_WRITTEN, whole
 
 from .faulty import Fault, FaultyProxy
 
@@ -210,6 +212,27 @@ def test_a_bucket_that_is_not_there_is_an_os_error(bucket: str) -> None:
     folder = Folder.open(bucket.replace("s3://bucket", "s3://another"))
     with pytest.raises(OSError, match="bucket does not exist"):
         folder.write("a", b"1")
+
+
+def test_a_file_that_is_replaced_while_it_is_sent_is_sent_whole(bucket: str, tmp_path: Path) -> None:
+    """As a model is by the next validation, while the one before is on its way."""
+    folder, model, first_is_sent = Folder.open(bucket), tmp_path / "model", Event()
+    model.write_bytes(bytes(3 * CHUNK))
+
+    def replace_after_the_first(params: dict[str, Any], **_: object) -> None:
+        if params["PartNumber"] > 1 and first_is_sent.wait(10):
+            with lock, whole(model) as other:
+                other.write_bytes(b"\1" * 3 * CHUNK)
+
+    lock, events = Lock(), folder.client.meta.events  # type: ignore[attr-defined]
+    events.register("before-parameter-build.s3.UploadPart", replace_after_the_first, "before")
+    events.register("after-call.s3.UploadPart", lambda **_: first_is_sent.set(), "after")
+    try:
+        folder.send(model)
+    finally:
+        events.unregister("before-parameter-build.s3.UploadPart", unique_id="before")
+        events.unregister("after-call.s3.UploadPart", unique_id="after")
+    assert model.read_bytes()[0] == 1 and folder.read("model") == bytes(3 * CHUNK)
 
 
 def test_no_upload_in_parts_is_left_behind(bucket: str, s3_server: str) -> None:
