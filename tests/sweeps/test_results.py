@@ -101,6 +101,7 @@ def test_the_page_tells_all_of_it(study: Study, records: Records) -> None:
         'class="setting best"',
     ):
         assert text in page, text
+    assert page.count('class="dot series-') == 2, "mean squared and absolute errors of the one with a single report"
     assert page.count("<circle") == 4 and page.count('class="setting') == 2
     assert "http" not in page.replace("http://www.w3.org", "")
 
