@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mimetypes
 import os
+import posixpath
 import shutil
 import stat
 import uuid
@@ -64,7 +65,7 @@ class Folder(ABC):
             raise ValueError(f"{name}: unknown setting {min(unknown)}: there are {', '.join(SETTINGS)}")
         return S3Folder(
             str(name),
-            f"{address.netloc}/{address.path.strip('/')}".rstrip("/"),
+            f"{address.netloc}{posixpath.normpath('/' + address.path.strip('/'))}".rstrip("/"),
             **(_endpoint_of_environment() | settings),
         )
 

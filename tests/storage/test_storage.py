@@ -98,6 +98,13 @@ def test_an_address_that_is_none_is_refused(address: str, message: str) -> None:
         Folder.open(address)
 
 
+def test_an_address_may_be_joined_as_paths_are(bucket: str) -> None:
+    """pyarrow reads no key with an empty part, and takes `.` for a part's name."""
+    folder = Folder.open(bucket.replace("/folder", "//folder/./within/other/..//"))
+    folder.write("a", b"1")
+    assert folder.read("a") == b"1" and folder.path == Folder.open(bucket).sub("within").path
+
+
 def test_the_endpoint_may_be_in_the_environment(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
     folder = Folder.open(bucket.partition("?")[0])
