@@ -146,14 +146,17 @@ def named(choice: Choice) -> str:
 
 
 def with_settings(preset: Preset, settings: Settings) -> Preset:
-    """Raises ValueError for a setting that there is not, or whose value is not valid."""
+    """Raises ValueError for a setting that there is not, whose value is not valid, or that is a table of several."""
     tables: dict[str, Any] = {}
     for name, value in settings.items():
+        if isinstance(plain := to_plain(value), dict):  # a sweep's best.toml has a line for each
+            first = next(iter(plain), "NAME")
+            raise ValueError(f"{name}: is a table: name each of its settings, such as {name}.{first}")
         *path, last = name.split(".")
         table = tables
         for part in path:
             table = table.setdefault(part, {})
-        table[last] = to_plain(value)
+        table[last] = plain
     return from_plain(Preset, tables, preset)
 
 

@@ -68,6 +68,10 @@ def test_values_go_by_what_they_are_or_by_a_name() -> None:
             "tokenizer.tokenizer.codebook_size?",
         ),
         (
+            {"space": {"rate": {"high": {"tokenizer.optim": {"lr": 0.5}}}}},
+            "space: rate: high: tokenizer.optim: is a table: name each of its settings, such as tokenizer.optim.lr",
+        ),
+        (
             {"metrics": ("usage",)},
             "metrics: no trial of kind tokenizer reports 'usage': choose from mse_reconstruction, mae_reconstruction, "
             "log_spectral_distance_reconstruction, multi_resolution_stft_reconstruction, mel_distance_reconstruction, "
