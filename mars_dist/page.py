@@ -8,11 +8,12 @@ from typing import Any
 
 from mars_dist.addresses import Address
 from mars_dist.dataset import DatasetInfo
-from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate_all, newness_of, splits_of
+from mars_dist.evaluation.evaluate import HELD_OUT, Asked, Evaluation, Task, evaluate_all, splits_of
 from mars_dist.evaluation.grid import Place, places_of, sample_grid
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import Version, is_tokenizer, kinds_of, line_of, model_of, tokenizer_of
 from mars_dist.evaluation.measures import measure_named, place_of
+from mars_dist.evaluation.newness import newness_of, numbered
 from mars_dist.fetched import on_disk
 from mars_dist.memory import keep_freed_memory
 from mars_dist.metrics.pitch import detect_pitch
@@ -79,7 +80,10 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
     from mars_dist.distributed.cluster import over_gpus
 
     runs = named(plan.folders)
-    tasks = [Task(runs, plan.data, split, plan.sampling, plan.phase, plan.judges) for split in plan.num_notes]
+    tasks = [
+        Task(runs, plan.data, split, plan.sampling, plan.phase, plan.judges, new)
+        for split, new in newness_of(plan.data, plan.num_notes).items()
+    ]
     for task in tasks:
         task.check()
     settings, phase = plan.settings, PHASES[plan.phase]
@@ -105,8 +109,8 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
             f"{' and '.join(map(last_part, runs.values()))}, heard and measured on held-out notes.",
             f"Every line but the original and the real notes is sound made of pictures, its phase by {phase}.",
             *(
-                f"{split}: {new} that are not in the data set's split train."
-                for split, new in newness_of(plan.data, plan.num_notes).items()
+                f"{one.split}: {number_of_new(one, task.new)} that are not in the data set's split train."
+                for one, task in zip(evaluations, tasks, strict=True)
             ),
         ],
         sample_rate=info.spectrogram.sample_rate,
@@ -125,6 +129,12 @@ def evaluate_folders(plan: EvaluationPlan, out: Folder, file: str, say: Say) -> 
     out.write(file, page)
     say(f"{out.link(file)}: {len(page) / 2**20:.1f} MiB")
     return table(evaluations, report)
+
+
+def number_of_new(evaluation: Evaluation, new: str) -> str:
+    """Such as 20 notes, of 8 instruments."""
+    unit_n = numbered(evaluation.rows, new)
+    return f"{evaluation.num_notes} notes" + (f", of {unit_n.max() + 1} {new}" if unit_n is not None else "")
 
 
 def named(folders: Sequence[Address]) -> dict[str, Address]:

@@ -33,6 +33,7 @@ from mars_dist.evaluation.lines import (
 )
 from mars_dist.evaluation.measures import Measured, measure
 from mars_dist.evaluation.nearest import likeness_of, search
+from mars_dist.evaluation.newness import NOTES, numbered
 from mars_dist.evaluation.sets import set_measures
 from mars_dist.evaluation.work import NOTES_AT_ONCE, Map, Progress
 from mars_dist.metrics.codebook import count_codes, usage
@@ -59,6 +60,8 @@ class Task:
     sampling: SamplingConfig
     phase: Phase
     judges: Judges
+    new: str = NOTES
+    """What of the notes training does not have: all notes of one are drawn together for an interval (newness.py)."""
     references: bool = True
     """Whether what the runs' own lines are read beside is measured too: the lines that runs share, the training notes
     nearest to samples, and sets of notes."""
@@ -98,28 +101,6 @@ def splits_of(data: str, asked: Asked) -> Mapping[str, int]:
                 f"--splits: {split} is not held out, its sound is not kept: choose {' or '.join(HELD_OUT)}"
             )
     return asked
-
-
-def newness_of(data: str, splits: Iterable[str]) -> dict[str, str]:
-    """What of each split's notes the split train does not have: instruments, else pairs, else the notes alone."""
-    named = ["instrument_str", "pitch"]
-    if not DatasetInfo.load(Folder.open(data)).counts.get("train"):
-        return dict.fromkeys(splits, "notes")
-    training = Rows(data, "train").read(named)
-    instruments, pairs = set(training["instrument_str"]), pairs_of(training)
-
-    def newness(split: str) -> str:
-        own = Rows(data, split).read(named)
-        if not instruments & set(own["instrument_str"]):
-            return "instruments"
-        return "notes" if pairs & pairs_of(own) else "(instrument, pitch) pairs"
-
-    return {split: newness(split) for split in splits}
-
-
-def pairs_of(columns: Columns) -> set[tuple[str, int]]:
-    """Instruments, each with a pitch that it has."""
-    return set(zip(columns["instrument_str"].tolist(), columns["pitch"].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -223,10 +204,12 @@ def conclude(
     of_copies = [copies[first] for first in sorted(copies)]
     measured = [likeness, *(outcome.measured for outcome in outcomes), *(measures for measures, _ in of_copies)]
     features = [*(outcome.features for outcome in outcomes), *(features for _, features in of_copies)]
-    of_sets, left_out = set_measures(joined(features), over) if task.references else ({}, [])
+    rows = {name: np.concatenate([outcome.columns[name] for outcome in outcomes]) for name in outcomes[0].columns}
+    unit_N = numbered(rows, task.new)
+    of_sets, left_out = set_measures(joined(features), unit_N, over) if task.references else ({}, [])
     if task.wants_nearest and not task.finds_nearest:
         left_out.append("Nearest training notes are left out: the data set has no split train")
-    measures = {metric: estimates(lines) for metric, lines in joined(measured).items()}
+    measures = {metric: estimates(lines, unit_N) for metric, lines in joined(measured).items()}
     return Evaluation(
         split=task.split,
         num_notes=size_of(parts),
@@ -238,7 +221,7 @@ def conclude(
             for run, folder in task.runs.items()
         },
         shown=[versions for outcome in outcomes for versions in outcome.shown],
-        rows={name: np.concatenate([outcome.columns[name] for outcome in outcomes]) for name in outcomes[0].columns},
+        rows=rows,
     )
 
 
@@ -252,9 +235,12 @@ def joined(parts: Iterable[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dic
     return {metric: {line: torch.cat(values) for line, values in lines.items()} for metric, lines in found.items()}
 
 
-def estimates(lines: Mapping[str, Tensor]) -> dict[str, Estimate]:
+def estimates(lines: Mapping[str, Tensor], unit_B: NDArray[np.int64] | None) -> dict[str, Estimate]:
     """Each line's mean over all notes, with its interval."""
-    return {line: (share if values_B.dtype == torch.bool else bootstrap)(values_B) for line, values_B in lines.items()}
+    return {
+        line: (share if values_B.dtype == torch.bool else bootstrap)(values_B, unit_n=unit_B)
+        for line, values_B in lines.items()
+    }
 
 
 def chosen(num_rows: int, num_notes: int, num_shown: int) -> NDArray[np.int64]:

@@ -6,6 +6,8 @@ Suffixes: N notes, D features, K classes.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mars_dist.evaluation.judges import CLASSIFIER, PICTURE, Features
@@ -43,14 +45,18 @@ class Job(NamedTuple):
     line: str
     features_ND: Tensor
     real_ND: Tensor
+    unit_N: NDArray[np.int64] | None
+    """As for `bootstrap_set`."""
 
 
-def set_measures(features: Features, over: Map) -> tuple[dict[str, dict[str, Estimate]], list[str]]:
+def set_measures(
+    features: Features, unit_N: NDArray[np.int64] | None, over: Map
+) -> tuple[dict[str, dict[str, Estimate]], list[str]]:
     """Metric -> line -> estimate; and the metrics that so few notes do not allow, each with the rule."""
     found: dict[str, dict[str, Estimate]] = {}
     left_out: dict[str, str] = {}
-    order = [(job.name, job.line) for job in jobs(features)]
-    done = {(name, line): outcome for name, line, outcome in over(score, jobs(features))}
+    order = [(job.name, job.line) for job in jobs(features, unit_N)]
+    done = {(name, line): outcome for name, line, outcome in over(score, jobs(features, unit_N))}
     for name, line in order:
         outcome = done[name, line]
         if isinstance(outcome, Estimate):
@@ -60,13 +66,13 @@ def set_measures(features: Features, over: Map) -> tuple[dict[str, dict[str, Est
     return found, list(left_out.values())
 
 
-def jobs(features: Features) -> Iterator[Job]:
+def jobs(features: Features, unit_N: NDArray[np.int64] | None) -> Iterator[Job]:
     of_classifier = {name: kind for name, (kind, _) in (SCORES | DISTANCES).items()}
     embeddings = [kind for kind in features if kind != PICTURE and kind not in CLASSIFIER]
     of_embeddings = {f"{name} {kind}": kind for kind in embeddings for name in OF_EMBEDDINGS}
     for name, kind in (of_classifier | of_embeddings).items():
         for line, features_ND in features.get(kind, {}).items():
-            yield Job(name, line, features_ND, features[kind]["real"])
+            yield Job(name, line, features_ND, features[kind]["real"], unit_N)
 
 
 def score(job: Job) -> tuple[str, str, Estimate | str]:
@@ -74,9 +80,10 @@ def score(job: Job) -> tuple[str, str, Estimate | str]:
     try:
         if job.name in SCORES:
             of_set = SCORES[job.name][1](job.features_ND.softmax(1))
-            return job.name, job.line, bootstrap_set(of_set, len(job.features_ND))
+            units = None if job.unit_N is None else [job.unit_N]
+            return job.name, job.line, bootstrap_set(of_set, len(job.features_ND), units=units)
         metric = DISTANCES[job.name][1] if job.name in DISTANCES else OF_EMBEDDINGS[job.name.split()[0]]
-        return job.name, job.line, crossed(metric, job.features_ND, job.real_ND)
+        return job.name, job.line, crossed(metric, job.features_ND, job.real_ND, unit_N=job.unit_N)
     except ValueError as error:
         _, reason = str(error).split(": ", 1)  # the function's name comes first
         return job.name, job.line, reason

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -25,13 +26,21 @@ Metric = Callable[[Tensor, Tensor], Score]
 NOTES_A_CELL = 5
 
 
-def crossed(metric: Metric, line_ND: Tensor, real_ND: Tensor, seed: int = 0, resamples: int = 200) -> Estimate:
+def crossed(
+    metric: Metric,
+    line_ND: Tensor,
+    real_ND: Tensor,
+    seed: int = 0,
+    resamples: int = 200,
+    unit_N: NDArray[np.int64] | None = None,
+) -> Estimate:
     """A metric of a line against real notes, of which row i is of the same held-out note.
 
     Two halves of the notes, A and B, are drawn by the seed, alike for all lines; the value is the mean of the line's A
     against real B and the line's B against real A. So no version of a note meets the note itself, and real notes are a
-    line like the others: what one half of them reaches against the other. A resample takes a note's versions together.
-    Raises ValueError where a half is too small for the metric.
+    line like the others: what one half of them reaches against the other. A resample takes a note's versions together,
+    and all notes of a unit, which `unit_N` numbers as for `bootstrap_set`. Raises ValueError where a half is too small
+    for the metric.
     """
     assert line_ND.shape == real_ND.shape, f"a row of each for each note: {line_ND.shape} and {real_ND.shape}"
     # Drawn: notes lie in the order of their pitches and velocities, and every other one may be every other pitch.
@@ -42,7 +51,8 @@ def crossed(metric: Metric, line_ND: Tensor, real_ND: Tensor, seed: int = 0, res
     def score(weight_RA: Tensor, weight_RB: Tensor) -> Tensor:
         return (a_against_b(weight_RA, weight_RB) + b_against_a(weight_RB, weight_RA)) / 2
 
-    return bootstrap_set(score, len(a_A), len(b_B), seed=seed, resamples=resamples)
+    units = None if unit_N is None else (unit_N[a_A], unit_N[b_B])
+    return bootstrap_set(score, len(a_A), len(b_B), units=units, seed=seed, resamples=resamples)
 
 
 # ---- distances between two sets of features

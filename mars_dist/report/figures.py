@@ -35,8 +35,8 @@ def measures(report: Report) -> str:
         "<p>Every line is measured in the same way, so that a number can be read against its neighbours: "
         "a sample need not beat what the reconstruction or the resynthesis does not reach. Under each value stand "
         "its 95&#8239;% interval (Wilson&#8217;s of shares of notes, else a bootstrap&#8217;s) and the number of notes "
-        "it rests on. An interval is for other notes of the same instruments: what other instruments would give may "
-        "lie well outside.</p>"
+        "it rests on. An interval says what other instruments, or (instrument, pitch) pairs, would give: all notes of "
+        "one are drawn together.</p>"
         f"{paragraphs(report.table_notes)}"
         f"{explain_lines(report, [line for line in used if line not in heard])}"
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="measures"><table><thead><tr>'

@@ -14,12 +14,14 @@ import torch
 from mars_dist.addresses import Address
 from mars_dist.codes import tokenizer_of as load_tokenizer_once
 from mars_dist.dataset import DatasetInfo, Shard, write_shard
+from mars_dist.evaluation import evaluate as module
 from mars_dist.evaluation import nearest
-from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, evaluate_all, newness_of, splits_of
+from mars_dist.evaluation.evaluate import Evaluation, Task, chosen, cut, evaluate, evaluate_all, splits_of
 from mars_dist.evaluation.grid import places_of, sample_grid, velocity_of
 from mars_dist.evaluation.judges import Judges
 from mars_dist.evaluation.lines import lines_of, model_of
 from mars_dist.evaluation.measures import OF_NOTES, OF_SETS, measure_named
+from mars_dist.evaluation.newness import INSTRUMENTS, PAIRS, newness_of, numbered
 from mars_dist.evaluation.work import Progress
 from mars_dist.histogram import Histogram
 from mars_dist.phase import DEFAULT
@@ -84,6 +86,26 @@ def test_what_is_new_of_held_out_notes_is_found_in_the_data(short_pictures: str,
     assert newness_of(short_pictures, ("valid", "test")) == {"valid": "instruments", "test": "instruments"}
     assert newness(20, there=True) == "(instrument, pitch) pairs"
     assert newness(0, there=True) == newness(0) == "notes"
+
+
+def test_notes_of_one_instrument_or_pair_have_one_number() -> None:
+    names, pitches = np.array(["flute", "horn", "flute", "flute"]), np.array([60, 60, 61, 60])
+    columns = {"instrument_str": names, "pitch": pitches}
+    assert numbered(columns, INSTRUMENTS).tolist() == [0, 1, 0, 0]
+    assert numbered(columns, PAIRS).tolist() == [0, 1, 2, 0]
+    assert numbered(columns, "notes") is None
+
+
+def test_intervals_are_of_what_is_new(task: Task, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four notes of two instruments, say: values stay, and intervals are those of two."""
+    monkeypatch.setattr(module, "numbered", lambda columns, kind: np.array([0, 0, 1, 1]))
+    found = evaluate(replace(task, new=INSTRUMENTS), 4, 2, silent, backwards)
+    for metric, of_lines in evaluation.measures.items():
+        for line, estimate in of_lines.items():
+            other = found.measures[metric][line]
+            assert (other.value, other.n) == (estimate.value, estimate.n)
+    real, other = (one.measures["pitch_accuracy"]["real"] for one in (evaluation, found))
+    assert other.value == 1 and other.interval[0] < real.interval[0]
 
 
 def test_every_measure_has_its_lines_and_words(evaluation: Evaluation) -> None:

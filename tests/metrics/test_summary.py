@@ -97,3 +97,68 @@ def test_the_seed_alone_decides_for_sets() -> None:
     score = mean_of(torch.arange(30).double())
     assert bootstrap_set(score, 30, seed=3) == bootstrap_set(score, 30, seed=3)
     assert bootstrap_set(score, 30, seed=3).interval != bootstrap_set(score, 30, seed=4).interval
+
+
+# ---- notes that hang together
+
+
+def draw(num_units: int, rng: np.random.Generator) -> np.ndarray:
+    """The numbers of notes' instruments, from 5 to 13 of each."""
+    return np.repeat(np.arange(num_units), rng.integers(5, 14, num_units))
+
+
+def test_nineteen_intervals_of_twenty_hold_the_share_of_other_instruments() -> None:
+    """Each is right in a share of its own, as far as not always or never: of notes alone half of the intervals do."""
+    rng, held = np.random.default_rng(0), list[tuple[bool, bool]]()
+    for _ in range(300):
+        unit_n = draw(15, rng)
+        right_n = torch.from_numpy(rng.random(unit_n.size) < rng.choice([1.0, 1.0, 1.0, 0.5, 0.0], 15)[unit_n])
+        intervals = share(right_n, unit_n).interval, share(right_n).interval
+        held.append(tuple(low <= 0.7 <= high for low, high in intervals))
+    of_instruments, of_notes = np.mean(held, axis=0)
+    assert 0.91 <= of_instruments <= 0.98 and of_notes < 0.7
+
+
+def test_nineteen_intervals_of_twenty_hold_the_mean_of_other_instruments() -> None:
+    rng, held = np.random.default_rng(1), list[tuple[bool, bool]]()
+    for _ in range(200):
+        unit_n = draw(25, rng)
+        values_n = rng.normal(size=25)[unit_n] + rng.normal(size=unit_n.size)
+        found = bootstrap(values_n, resamples=300, unit_n=unit_n), bootstrap(values_n, resamples=300)
+        held.append(tuple(one.interval[0] <= 0 <= one.interval[1] for one in found))
+    of_instruments, of_notes = np.mean(held, axis=0)
+    assert 0.88 <= of_instruments <= 0.98 and of_notes < 0.7
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_of_notes_that_are_all_alike_one_an_instrument_counts(right: bool) -> None:
+    unit_n = np.repeat(np.arange(6), 10)
+    estimate, of_six = share(torch.full((60,), right), unit_n), share(torch.full((6,), right))
+    assert (estimate.value, estimate.n, estimate.interval) == (float(right), 60, of_six.interval)
+
+
+def test_each_note_may_be_its_own_unit() -> None:
+    values_n, unit_n = torch.rand(40, generator=torch.Generator().manual_seed(0)), np.arange(40)
+    assert bootstrap(values_n, unit_n=unit_n) == bootstrap(values_n)
+    assert share(values_n > 0.3, unit_n) == share(values_n > 0.3)
+
+
+def test_notes_that_differ_within_instruments_alone_are_no_more_than_they_are() -> None:
+    """Where each instrument has as many that are right as the next one, the number of notes is the most that counts."""
+    right_n, unit_n = torch.arange(60) % 2 == 0, np.repeat(np.arange(6), 10)
+    assert share(right_n, unit_n).interval == pytest.approx(share(right_n).interval)
+
+
+def test_sets_are_drawn_together_by_their_instruments() -> None:
+    """What two sets have of an instrument counts as often in both; each counts as often as it is drawn."""
+    seen = list[torch.Tensor]()
+
+    def score(weight_Rn: torch.Tensor, weight_Rm: torch.Tensor) -> torch.Tensor:
+        seen.extend((weight_Rn, weight_Rm))
+        return weight_Rn @ torch.arange(4.0).double() / weight_Rn.sum(1)
+
+    estimate = bootstrap_set(score, 4, 3, units=[np.array([0, 0, 1, 2]), np.array([1, 0, 2])])
+    *_, weight_Rn, weight_Rm = seen
+    assert estimate.n == 7 and estimate.interval[0] < estimate.value == 1.5 < estimate.interval[1]
+    assert weight_Rn[:, 0].equal(weight_Rn[:, 1]) and weight_Rn[:, 2].equal(weight_Rm[:, 0])
+    assert weight_Rm.sum(1).eq(3).all() and weight_Rn.sum(1).min() > 1

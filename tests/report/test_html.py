@@ -154,7 +154,7 @@ def test_estimates_stand_with_interval_and_n(full: Report) -> None:
     assert text.count("not measured") == 2
     for row in full.table:
         assert row.formula in text
-    assert "An interval is for other notes of the same instruments" in text
+    assert "An interval says what other instruments, or (instrument, pitch) pairs, would give" in text
 
 
 def test_every_line_is_explained_once(full: Report) -> None:
