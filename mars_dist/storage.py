@@ -274,14 +274,14 @@ class S3Folder(Folder):
     def send(self, path: Path) -> None:
         """Opened once, not for each part: meanwhile another file may be put in its place."""
         key = self._key(path.name)
-        with _os_error(), path.open("rb") as file:
+        with _os_error(self.at(path.name)), path.open("rb") as file:
             self.client.upload_fileobj(file, key["Bucket"], key["Key"])
 
     def clear_unfinished(self) -> None:
         """Parts of what was not finished stay unseen in a bucket, and are paid for."""
         bucket, _, key = self.path.partition("/")
         prefix = f"{key}/" if key else ""  # a folder may be the bucket itself
-        with _os_error():
+        with _os_error(self.path):
             pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
             for page in pages:
                 for upload in page.get("Uploads", ()):
@@ -293,7 +293,7 @@ class S3Folder(Folder):
         condition = {"IfNoneMatch": "*"}
         try:
             if old is not None:
-                with _os_error():
+                with _os_error(self.at(file)):
                     found = self.client.get_object(**self._key(file))
                     if found["Body"].read() != old:
                         return False
@@ -310,7 +310,7 @@ class S3Folder(Folder):
 
     def link(self, file: str) -> str:
         kind = mimetypes.guess_type(file)[0] or "application/octet-stream"  # without it a browser saves a page
-        with _os_error():
+        with _os_error(self.at(file)):
             asked = self._key(file) | {"ResponseContentType": kind}
             return str(self.client.generate_presigned_url("get_object", asked, WEEK))
 
@@ -318,7 +318,7 @@ class S3Folder(Folder):
         return None
 
     def _put(self, file: str, data: bytes | pa.Buffer, **condition: str) -> None:
-        with _os_error():
+        with _os_error(self.at(file)):
             self.client.put_object(**self._key(file), Body=bytes(data), **condition)
 
     def _key(self, file: str) -> dict[str, str]:
@@ -362,15 +362,15 @@ def _client(endpoint: str | None, scheme: str, region: str | None) -> Any:
 
 
 @contextmanager
-def _os_error() -> Iterator[None]:
-    """What boto3 says, as an OSError: the one kind that callers know."""
+def _os_error(place: str) -> Iterator[None]:
+    """What boto3 says of a place, as an OSError: the one kind that callers know."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(f"{place}: {' '.join(str(error).split())}") from error
 
 
 def _status(error: Any) -> int:

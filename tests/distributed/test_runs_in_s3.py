@@ -85,7 +85,9 @@ def test_a_part_that_is_always_refused_ends_the_run(
     plan = replace(trained_tokenizer, folder=bucket.replace(s3_server, proxy.address))
     proxy.meant = lambda method, path: method == "PUT" and "__1_0.distcp" in path
     proxy.faults = ["403"] * 100
-    with pytest.raises(TrainingFailed, match=rf"failed {ALIKE} times alike: Failed to upload .*AccessDenied"):
+    with pytest.raises(
+        TrainingFailed, match=rf"failed {ALIKE} times alike: bucket/folder/.*__1_0.distcp: .*AccessDenied"
+    ):
         fit(plan, 2, lambda line: None)
 
 
