@@ -35,7 +35,8 @@ def bootstrap(
     """(n,) -> their mean with the 95 % percentile bootstrap interval (Efron 1979).
 
     `unit_n` numbers what is drawn, from 0, such as instruments, each with all its notes (Davison and Hinkley 1997,
-    section 3.8); unless given, notes. The same values and seed give the same interval. Memory is bounded, whatever n.
+    section 3.8); unless given, and where there is one alone, notes. The same values and seed give the same interval.
+    Memory is bounded, whatever n.
     """
     values_n = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     assert values_n.ndim == 1 and values_n.size, f"expected a vector of values, got shape {values_n.shape}"
@@ -55,7 +56,7 @@ def share(values: Tensor, unit_n: NDArray[np.int64] | None = None) -> Estimate:
 
     A bootstrap would draw nothing else from values that are all alike, and call three hits of three certain. Notes of
     one unit (as for `bootstrap`) are right or wrong together: as many count as would by themselves leave the share as
-    uncertain as these do, by Student's t for the few units (Korn and Graubard 1998); where all are alike, one a unit.
+    uncertain as these do, by Student's t for the few units (Korn and Graubard 1998).
     """
     n, hits, z = len(values), int(values.sum()), STANDARD_ERRORS
     p, counting = hits / n, effective_number(values.double().numpy(), unit_n)
@@ -65,22 +66,25 @@ def share(values: Tensor, unit_n: NDArray[np.int64] | None = None) -> Estimate:
 
 
 def effective_number(values_n: NDArray[np.float64], unit_n: NDArray[np.int64] | None) -> float:
-    """Of independent notes whose share would be as uncertain."""
-    n, p = values_n.size, values_n.mean()
+    """Of independent notes whose share would be as uncertain.
+
+    Two units are added, one all right and one all wrong: else a single wrong note would make units that are otherwise
+    all right look as if their notes did not hang together.
+    """
     size_u, sum_u = of_units(values_n, unit_n)
-    units = size_u.size
+    n, units, mean_size = values_n.size, size_u.size, size_u.mean()
     if units == n:
         return n
-    if units == 1 or p in (0, 1):
-        return units
-    variance = units / (units - 1) * np.square(sum_u - p * size_u).sum() / n**2
+    size_u, sum_u = np.append(size_u, [mean_size, mean_size]), np.append(sum_u, [mean_size, 0])
+    p = sum_u.sum() / size_u.sum()
+    variance = units / (units - 1) * np.square(sum_u - p * size_u).sum() / size_u.sum() ** 2
     few = (STANDARD_ERRORS / stdtrit(units - 1, 0.975)) ** 2
-    return float(min(n, few * p * (1 - p) / max(variance, 1e-12)))
+    return float(min(n, few * p * (1 - p) / variance))
 
 
 def of_units(values_n: NDArray[np.float64], unit_n: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """How many values each unit has, and their sum."""
-    if unit_n is None:
+    """How many values each unit has, and their sum. Of a single unit, what others give is not known: as of notes."""
+    if unit_n is None or not unit_n.any():
         return np.ones_like(values_n), values_n
     return np.bincount(unit_n), np.bincount(unit_n, values_n)
 
@@ -96,15 +100,15 @@ def bootstrap_set(
 
     `score` takes how often each note counts, (R, n) float64 for each set, and gives (R,) scores: ones are the set
     itself. `units` numbers for each set, from 0 over all of them, what is drawn, such as instruments, which have notes
-    in several sets: unless given, each set's notes. Drawn sets hold notes more than once, for which many scores are
-    higher or lower as a whole. So the interval is value + (quantile - mean) of the drawn scores: it lies about the
-    value, and may reach beyond the score's range. Distances between sets of one kind have intervals about twice too
-    wide. Draws whose score is NaN, and such as leave a set fewer than two notes, are left out. The same sizes and seed
-    draw the same notes.
+    in several sets: unless given, and where there is one alone, each set's notes. Drawn sets hold notes more than once,
+    for which many scores are higher or lower as a whole. So the interval is value + (quantile - mean) of the drawn
+    scores: it lies about the value, and may reach beyond the score's range. Distances between sets of one kind have
+    intervals about twice too wide. Draws whose score is NaN, and such as leave a set fewer than two notes, are left
+    out. The same sizes and seed draw the same notes.
     """
     generator = np.random.default_rng(seed)
     value = score(*(torch.ones(1, n, dtype=torch.float64) for n in sizes)).item()
-    if units is None:
+    if units is None or not any(unit_n.any() for unit_n in units):
         counts = [generator.multinomial(n, np.full(n, 1 / n), size=resamples) for n in sizes]
     else:
         number = 1 + max(unit_n.max() for unit_n in units)

@@ -36,7 +36,7 @@ def measures(report: Report) -> str:
         "a sample need not beat what the reconstruction or the resynthesis does not reach. Under each value stand "
         "its 95&#8239;% interval (Wilson&#8217;s of shares of notes, else a bootstrap&#8217;s) and the number of notes "
         "it rests on. An interval says what other instruments, or (instrument, pitch) pairs, would give: all notes of "
-        "one are drawn together.</p>"
+        "one are drawn together, unless there is one alone.</p>"
         f"{paragraphs(report.table_notes)}"
         f"{explain_lines(report, [line for line in used if line not in heard])}"
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="measures"><table><thead><tr>'

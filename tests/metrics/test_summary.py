@@ -131,10 +131,36 @@ def test_nineteen_intervals_of_twenty_hold_the_mean_of_other_instruments() -> No
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_of_notes_that_are_all_alike_one_an_instrument_counts(right: bool) -> None:
-    unit_n = np.repeat(np.arange(6), 10)
-    estimate, of_six = share(torch.full((60,), right), unit_n), share(torch.full((6,), right))
-    assert (estimate.value, estimate.n, estimate.interval) == (float(right), 60, of_six.interval)
+def test_of_notes_that_are_all_alike_about_one_an_instrument_counts(right: bool) -> None:
+    unit_n = np.repeat(np.arange(30), 10)
+    estimate, of_thirty = share(torch.full((300,), right), unit_n), share(torch.full((30,), right))
+    assert (estimate.value, estimate.n) == (float(right), 300)
+    assert estimate.interval == pytest.approx(of_thirty.interval, abs=0.01)
+
+
+def test_a_single_wrong_note_makes_an_interval_no_narrower() -> None:
+    right_n, unit_n = torch.ones(300, dtype=torch.bool), np.repeat(np.arange(30), 10)
+    of_all, _ = share(right_n, unit_n).interval
+    right_n[0] = False
+    assert share(right_n, unit_n).interval[0] == pytest.approx(of_all, abs=0.01)
+
+
+def test_intervals_hold_the_share_where_few_instruments_are_wrong_and_a_few_notes() -> None:
+    rng, held = np.random.default_rng(2), list[bool]()
+    for _ in range(300):
+        unit_n = draw(30, rng)
+        right_n = torch.from_numpy(rng.random(unit_n.size) < rng.choice([0.995, 0.0], 30, p=[0.98, 0.02])[unit_n])
+        low, high = share(right_n, unit_n).interval
+        held.append(low <= 0.98 * 0.995 <= high)
+    assert np.mean(held) > 0.93
+
+
+def test_of_a_single_instrument_notes_are_drawn() -> None:
+    """Drawn as a whole it is the same each time: an interval of no width would call one instrument certain."""
+    values_n, one_n = torch.rand(20, generator=torch.Generator().manual_seed(0)).double(), np.zeros(20, dtype=np.int64)
+    assert bootstrap(values_n, unit_n=one_n) == bootstrap(values_n)
+    assert share(values_n > 0.3, one_n) == share(values_n > 0.3)
+    assert bootstrap_set(mean_of(values_n), 20, units=[one_n]) == bootstrap_set(mean_of(values_n), 20)
 
 
 def test_each_note_may_be_its_own_unit() -> None:
@@ -145,7 +171,7 @@ def test_each_note_may_be_its_own_unit() -> None:
 
 def test_notes_that_differ_within_instruments_alone_are_no_more_than_they_are() -> None:
     """Where each instrument has as many that are right as the next one, the number of notes is the most that counts."""
-    right_n, unit_n = torch.arange(60) % 2 == 0, np.repeat(np.arange(6), 10)
+    right_n, unit_n = torch.arange(120) % 2 == 0, np.repeat(np.arange(60), 2)
     assert share(right_n, unit_n).interval == pytest.approx(share(right_n).interval)
 
 
