@@ -1,6 +1,6 @@
 """What of held-out notes training does not have. An interval is to say what others of that kind would have given."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,19 @@ def newness_of(data: str, splits: Iterable[str]) -> dict[str, str]:
     if not DatasetInfo.load(Folder.open(data)).counts.get("train"):
         return dict.fromkeys(splits, NOTES)
     training = Rows(data, "train").read(NAMED_BY[PAIRS])
+    had = {kind: set(named(training, kind)) for kind in NAMED_BY}
 
     def newness(split: str) -> str:
         own = Rows(data, split).read(NAMED_BY[PAIRS])
-        new = (kind for kind in (INSTRUMENTS, PAIRS) if set(named(training, kind)).isdisjoint(named(own, kind)))
+        new = (kind for kind, names in had.items() if names.isdisjoint(named(own, kind)))
         return next(new, NOTES)
 
     return {split: newness(split) for split in splits}
 
 
-def named(columns: Columns, kind: str) -> list[tuple[Any, ...]]:
+def named(columns: Columns, kind: str) -> Iterator[tuple[Any, ...]]:
     """The name of each note's instrument or pair."""
-    return list(zip(*(columns[name].tolist() for name in NAMED_BY[kind]), strict=True))
+    return zip(*(columns[name].tolist() for name in NAMED_BY[kind]), strict=True)
 
 
 def numbered(columns: Columns, kind: str) -> NDArray[np.int64] | None:
