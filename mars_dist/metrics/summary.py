@@ -35,7 +35,8 @@ def bootstrap(
     """(n,) -> their mean with the 95 % percentile bootstrap interval (Efron 1979).
 
     `unit_n` numbers what is drawn, from 0, such as instruments, each with all its notes (Davison and Hinkley 1997,
-    section 3.8); unless given, and where there is one alone, notes. The same values and seed give the same interval.
+    section 3.8); unless given, and where there is one alone, notes. Drawn units differ less than others would, and the
+    fewer they are the less: the interval is widened to Student's t. The same values and seed give the same interval.
     Memory is bounded, whatever n.
     """
     values_n = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
@@ -47,8 +48,10 @@ def bootstrap(
     for done in range(0, resamples, rows):
         drawn_Ru = generator.integers(size_u.size, size=(min(rows, resamples - done), size_u.size))
         means.append(sum_u[drawn_Ru].sum(1) / size_u[drawn_Ru].sum(1))
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Estimate(float(values_n.mean()), values_n.size, (float(low), float(high)))
+    mean, units = values_n.mean(), size_u.size
+    wider = math.sqrt(units / (units - 1)) * standard_errors(units) / STANDARD_ERRORS if units < values_n.size else 1.0
+    low, high = mean + wider * (np.quantile(np.concatenate(means), (0.025, 0.975)) - mean)
+    return Estimate(float(mean), values_n.size, (float(low), float(high)))
 
 
 def share(values: Tensor, unit_n: NDArray[np.int64] | None = None) -> Estimate:
@@ -78,8 +81,13 @@ def effective_number(values_n: NDArray[np.float64], unit_n: NDArray[np.int64] | 
     size_u, sum_u = np.append(size_u, [mean_size, mean_size]), np.append(sum_u, [mean_size, 0])
     p = sum_u.sum() / size_u.sum()
     variance = units / (units - 1) * np.square(sum_u - p * size_u).sum() / size_u.sum() ** 2
-    few = (STANDARD_ERRORS / stdtrit(units - 1, 0.975)) ** 2
+    few = (STANDARD_ERRORS / standard_errors(units)) ** 2
     return float(min(n, few * p * (1 - p) / variance))
+
+
+def standard_errors(units: int) -> float:
+    """To either side, in which 95 % lie where the spread is known from so few units."""
+    return float(stdtrit(units - 1, 0.975))
 
 
 def of_units(values_n: NDArray[np.float64], unit_n: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any]]:
