@@ -22,8 +22,9 @@ LARGEST_RATIO = 1000
 """Of two rates, in lowest terms: the resampler's window grows with it."""
 LOUDEST = 100
 """Samples of floating point may exceed 1 a little; what goes this far is of another scale, such as 16-bit levels."""
-UNTOLD = 0x7FFFF000
-"""Bytes of sound, where a program wrote into a pipe and did not know: sox says so many, arecord and ffmpeg more."""
+UNTOLD = 0x7FFF0000
+"""Bytes of sound, where a program wrote into a pipe and did not know: sox says 0x7FFFF000 or, of 24 bits, the frames
+that fit into them; arecord and ffmpeg say more."""
 CHUNKED = {
     (b"RIFF", b"WAVE"): ("<", b"data"),
     (b"FORM", b"AIFF"): (">", b"SSND"),
