@@ -174,7 +174,7 @@ def test_what_does_not_fit_a_gpu() -> None:
 
 
 def test_more_workers_than_there_are() -> None:
-    cores = os.cpu_count() or 1
+    cores = own_cpus()
     preset = replace_batch(PRESETS["debug"], 4 * cores)
     _, refused = answers(preset, workers=4 * cores)
     assert refused == (
