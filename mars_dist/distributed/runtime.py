@@ -56,7 +56,7 @@ def connect(num_cpus: int | None = None) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor: nobody takes this machine away
         # Ray looks at a container's share of the machine, but not at what SLURM leaves a process of it.
         given_out = int(get_num_cpus(override_docker_cpu_warning=True))
-        num_cpus = num_cpus or min(given_out, own_cpus())
+        num_cpus = num_cpus or max(1, min(given_out, own_cpus()))  # half of one counts as none
         options = {"num_cpus": num_cpus, "object_store_memory": LOCAL_OBJECT_STORE, "include_dashboard": False}
         import torch  # as what is to run here does; who only asks a cluster does without
 
