@@ -17,13 +17,14 @@ NAMED_BY = {INSTRUMENTS: ["instrument_str"], PAIRS: ["instrument_str", "pitch"]}
 
 def newness_of(data: str, splits: Iterable[str]) -> dict[str, str]:
     """What of each split's notes the split train does not have: instruments, else pairs, else the notes alone."""
-    if not DatasetInfo.load(Folder.open(data)).counts.get("train"):
+    info = DatasetInfo.load(Folder.open(data))
+    if not info.counts.get("train"):
         return dict.fromkeys(splits, NOTES)
-    training = Rows(data, "train").read(NAMED_BY[PAIRS])
+    training = Rows(data, "train", info).read(NAMED_BY[PAIRS])
     had = {kind: set(named(training, kind)) for kind in NAMED_BY}
 
     def newness(split: str) -> str:
-        own = Rows(data, split).read(NAMED_BY[PAIRS])
+        own = Rows(data, split, info).read(NAMED_BY[PAIRS])
         new = (kind for kind, names in had.items() if names.isdisjoint(named(own, kind)))
         return next(new, NOTES)
 

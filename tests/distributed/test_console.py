@@ -57,6 +57,8 @@ def test_while_a_machine_is_about_to_be_taken_away_it_saves_now_and_then(monkeyp
             notice.preemption_info = "taken away" if now >= 40 else None
             if run.wish() == Wish.SAVE:
                 saves[rank].append(now)
+        run.stop.set()
+        assert run.wish() == Wish.STOP
     assert saves == {0: [40, 70, 100], 1: []}
 
 

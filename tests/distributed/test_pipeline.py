@@ -276,7 +276,10 @@ def test_a_pipeline_names_a_split_that_there_is_not_before_it_trains(journey: Jo
     _, _, notes, *_ = journey.commands["preprocess"]
     ended = mars("pipeline", "debug", "--source", notes, "--out", tmp_path, "--splits", "valid", "tset")
     assert ended.code == 2
-    assert "holds no split 'tset', it has train, valid, test: name one of these" in ended.lines[-1]
+    assert ended.lines[-1].endswith(
+        "holds no split 'tset', it has train, valid, test: name one of these, or preprocess notes that have it "
+        "(in a labels.csv the column split says so)"
+    )
     assert [line for line in ended.lines if line.startswith("== ")] == ["== preprocess"]
 
 
