@@ -69,9 +69,19 @@ def test_arrows_point_one_way(file: Path) -> None:
         assert root != "mars_dist" or layer(name) not in MAY_NOT_IMPORT[mine], f"{module_of(file)} imports {name}"
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.parent == PACKAGE and file.stem in LIGHT])
-def test_configuration_names_neither_torch_nor_ray(file: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(file)} & {"torch", "torchaudio", "ray"}
+@pytest.mark.parametrize("part", LIGHT)
+def test_configuration_names_neither_torch_nor_ray(part: str) -> None:
+    files = [file for file in FILES if module_of(file).split(".")[1] == part]
+    assert files, "it is called otherwise by now"
+    for file in files:
+        assert not {name.split(".")[0] for name in imports(file)} & {"torch", "torchaudio", "ray"}, module_of(file)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_models_know_nothing_of_parallelism(file: Path) -> None:
+    of_parallelism = [name for name in imports(file) if name.startswith("torch.distributed")]
+    assert not of_parallelism or layer(module_of(file)) != "core"
+    assert not any(name.endswith("fully_shard") for name in of_parallelism) or file.stem == "sharding"
 
 
 def loaded_by(statement: str) -> set[str]:
