@@ -22,7 +22,7 @@ from mars_dist.phase import Phase, wave_from_picture
 from mars_dist.progress import Say
 from mars_dist.sampling import SamplingConfig
 from mars_dist.serialize import as_json, first_difference, to_plain
-from mars_dist.sources.labelled import rows_of
+from mars_dist.sources.labelled import rows_of, whole_number
 from mars_dist.storage import Folder
 
 WORDS = ("pitch", "velocity", "family", "source", "instrument", "qualities")
@@ -69,13 +69,12 @@ def read_prompts(file: str, model: Address, common: Words, count: int) -> list[W
         try:
             if unknown := row.keys() - {*WORDS, COUNT}:
                 raise ValueError(f"{sorted(unknown)[0]!r} is no column: choose {', '.join((*WORDS, COUNT))}")
-            words = dict(common) | {name: row[name] for name in WORDS if row.get(name) not in (None, "")}
-            words = {name: whole(name, value) if name in WORDS[:2] else value for name, value in words.items()}
+            words = dict(common) | {name: word(name, row[name]) for name in WORDS if row.get(name) not in (None, "")}
             if isinstance(qualities := words.get("qualities", ()), str):
                 words["qualities"] = qualities.split()
             elif not isinstance(qualities, list | tuple):
                 raise ValueError(f"qualities is {qualities!r:.40}, must be words such as bright percussive")
-            num = whole(COUNT, row.get(COUNT, count))
+            num = whole_number(COUNT, row.get(COUNT, count))
             if num < 0:
                 raise ValueError(f"{COUNT} is {num}, must be 0 or more")
             vocabulary.of_words(1, **words)
@@ -87,11 +86,11 @@ def read_prompts(file: str, model: Address, common: Words, count: int) -> list[W
     return asked
 
 
-def whole(name: str, value: Any) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ValueError(f"{name} is {value!r:.40}, must be a whole number") from None
+def word(column: str, value: Any) -> Any:
+    """As `Vocabulary.of_words` takes it: JSON may have a number for an instrument's name, as labels may."""
+    if column in ("pitch", "velocity"):
+        return whole_number(column, value)
+    return value if column == "qualities" else str(value)
 
 
 def make(notes: NewNotes, out: Folder, over: Map, say: Say) -> None:

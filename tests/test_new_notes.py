@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from mars_dist import new_notes
+from mars_dist.conditions import Vocabulary
 from mars_dist.model import Mars
 from mars_dist.new_notes import LABELS, NewNotes, make, read_prompts
 from mars_dist.sampling import SamplingConfig
@@ -130,6 +131,22 @@ def test_prompts_as_objects_a_line(trained_autoregressor: Plan, tmp_path: Path) 
     (tmp_path / "prompts.jsonl").write_text('{"pitch": 60, "velocity": null}\n\n{"pitch": 61}\n')
     asked = read_prompts(str(tmp_path / "prompts.jsonl"), trained_autoregressor.folder, {}, 1)
     assert asked == [{"pitch": 60}, {"pitch": 61}]
+
+
+def test_what_pandas_writes_where_values_are_missing_is_missing(trained_autoregressor: Plan, tmp_path: Path) -> None:
+    """A column of numbers with a gap comes as 60.0 and nothing in CSV, as 60.0 and NaN in JSON."""
+    (tmp_path / "prompts.csv").write_text("pitch,count\n60.0,2.0\n,\n")
+    (tmp_path / "prompts.jsonl").write_text('{"pitch": 60.0, "count": 2.0}\n{"pitch": NaN, "count": NaN}\n')
+    for name in ("prompts.csv", "prompts.jsonl"):
+        asked = read_prompts(str(tmp_path / name), trained_autoregressor.folder, {}, 1)
+        assert asked == [{"pitch": 60}, {"pitch": 60}, {}]
+
+
+def test_an_instruments_name_may_be_a_number(notes: NewNotes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered = replace(Mars.from_pretrained(notes.model), vocabulary=Vocabulary(instruments=("0", "1")))
+    monkeypatch.setattr(new_notes, "model_of", lambda _: numbered)
+    (tmp_path / "prompts.jsonl").write_text('{"instrument": 0}')
+    assert read_prompts(str(tmp_path / "prompts.jsonl"), notes.model, {}, 1) == [{"instrument": "0"}]
 
 
 def test_a_folder_of_somebody_elses_notes_is_refused(notes: NewNotes, tmp_path: Path) -> None:

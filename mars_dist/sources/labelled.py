@@ -120,8 +120,8 @@ def note_of(row: Mapping[str, Any], line: int, instruments: Mapping[str, int]) -
             "note_str": "-".join(path_of(row).parts).lstrip("."),
             "instrument": instruments[instrument_of(row)],
             "instrument_str": instrument_of(row),
-            "pitch": whole(row, "pitch"),
-            "velocity": whole(row, "velocity"),
+            "pitch": whole_number("pitch", row.get("pitch")),
+            "velocity": whole_number("velocity", row.get("velocity", OPTIONAL["velocity"])),
             "sample_rate": NOMINAL_RATE,
             "qualities": [int(name in has) for name in QUALITIES],
             "instrument_family": FAMILIES.index(family),
@@ -141,13 +141,12 @@ def one_of(row: Mapping[str, Any], column: str, known: Sequence[str]) -> str:
     return str(value)
 
 
-def whole(row: Mapping[str, Any], column: str) -> int:
-    """The column's number; what it may be, `Note.from_json` tells."""
-    value = row.get(column, OPTIONAL.get(column))
+def whole_number(column: str, value: Any) -> int:
+    """What a table says. Raises ValueError, naming the column."""
     try:
         return int(str(value).removesuffix(".0"))  # pandas writes 60.0 where a value of the column is missing
     except ValueError:
-        raise ValueError(f"{column} is {value!r:.40}, must be a whole number from 0 to 127") from None
+        raise ValueError(f"{column} is {value!r:.40}, must be a whole number") from None
 
 
 def split_of(row: Mapping[str, Any], note: Note) -> str:
