@@ -116,6 +116,11 @@ def read_config(folder: Address, kind: str) -> dict[str, Any]:
     return config
 
 
+def read_tokenizer_run(folder: Address) -> TokenizerRunConfig:
+    """The settings of a tokenizer's folder. Raises ValueError where it is none."""
+    return from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+
+
 def model_fingerprint(folder: Address) -> str:
     """Of its settings and weights: what an autoregressor and its codes remember their tokenizer by."""
     here = on_disk(folder)
@@ -130,7 +135,7 @@ def num_parameters(folder: Path) -> int:
 
 def load_tokenizer(folder: Address) -> tuple[Tokenizer, TokenizerRunConfig]:
     """A tokenizer with averaged weights, in evaluation mode."""
-    run = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+    run = read_tokenizer_run(folder)
     return build_with(lambda: Tokenizer(run.tokenizer, run.spectrogram, run.codebook), on_disk(folder) / WEIGHTS), run
 
 

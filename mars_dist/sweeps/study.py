@@ -11,9 +11,9 @@ from typing import Any, Literal
 from mars_dist.addresses import Address, address
 from mars_dist.config import AutoregressorRunConfig, ClassifierRunConfig, SpectrogramConfig, TokenizerRunConfig
 from mars_dist.costs import StageCost, autoregressor_cost, cost_of, tokenizer_cost
-from mars_dist.model import read_config
+from mars_dist.model import read_tokenizer_run
 from mars_dist.presets import Preset
-from mars_dist.serialize import from_plain, to_plain
+from mars_dist.serialize import to_plain
 from mars_dist.storage import Folder
 from mars_dist.sweeps.sweep import Choice, Sweep, named
 from mars_dist.training.journal import METRICS, read_metrics
@@ -277,10 +277,8 @@ class Study:
         return codes | {"parameters": parameters, "flops_per_note": both.sampling_flops}
 
 
-@lru_cache(maxsize=1)
-def tokenizer_run(folder: Address) -> TokenizerRunConfig:
-    """Raises ValueError where the folder holds no tokenizer."""
-    return from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+tokenizer_run = lru_cache(maxsize=1)(read_tokenizer_run)
+"""Read once for all settings."""
 
 
 def lasting(run: Run, steps: int, seed: int) -> Run:

@@ -10,7 +10,7 @@ from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig, TokenizerConfig, TokenizerRunConfig
 from mars_dist.fetched import on_disk
-from mars_dist.model import TOKENIZER, Mars, load_tokenizer, read_config
+from mars_dist.model import TOKENIZER, Mars, load_tokenizer, read_config, read_tokenizer_run
 from mars_dist.serialize import first_difference, from_plain, to_plain
 from mars_dist.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ SHAPE = (
 
 def require_same_tokenizer(folder: Address, config: TokenizerRunConfig) -> None:
     """Raises ValueError where the folder holds no tokenizer of the same shape as the one to be trained."""
-    before = from_plain(TokenizerRunConfig, read_config(folder, "tokenizer")["run"])
+    before = read_tokenizer_run(folder)
     require_same(folder, before.spectrogram, config.spectrogram, "spectrogram")
     require_same(folder, shape_of(before.tokenizer), shape_of(config.tokenizer), "tokenizer")
 
@@ -39,11 +39,8 @@ def require_same_autoregressor(folder: Address, config: AutoregressorRunConfig, 
     before = from_plain(AutoregressorRunConfig, read_config(folder, "autoregressor")["run"])
     shape = {name: getattr(config.autoregressor, name) for name in SHAPE}
     require_same(folder, before.autoregressor, replace(before.autoregressor, **shape), "autoregressor")
-    its, used = (
-        read_config(path, "tokenizer")["run"]["tokenizer"] for path in (on_disk(folder) / TOKENIZER, tokenizer)
-    )
-    its_shape, used_shape = (shape_of(from_plain(TokenizerConfig, plain)) for plain in (its, used))
-    require_same(folder, its_shape, used_shape, "tokenizer")
+    its, used = (shape_of(read_tokenizer_run(path).tokenizer) for path in (on_disk(folder) / TOKENIZER, tokenizer))
+    require_same(folder, its, used, "tokenizer")
 
 
 def shape_of(tokenizer: TokenizerConfig) -> TokenizerConfig:
