@@ -17,6 +17,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIGHT = ("__init__", "config", "scales", "serialize", "presets")
 
 
+def test_the_readme_tells_of_each_module() -> None:
+    told = (PACKAGE.parent / "README.md").read_text().partition("## How it is built")[2]
+    modules = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" and not path.name.startswith("_")}
+    folders = {f"{file.parent.name}/" for file in PACKAGE.glob("*/__init__.py")}
+    assert not {name for name in modules | folders if name not in told.split()}
+
+
 def layer(module: str) -> str:
     """cli (all that a command is made of), distributed, training (and what plans it), or core for all the rest."""
     part = module.split(".")[1] if "." in module else ""
