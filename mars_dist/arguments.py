@@ -64,12 +64,12 @@ def local(folder: str) -> Path:
     return Path(address(folder))
 
 
-def make_folder(folder: Path, option: str = "--out") -> None:
+def make_folder(folder: Path) -> None:
     """Raises ValueError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another {option}") from None
+        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another --out") from None
 
 
 def measured(notes: int, shown: int, splits: Sequence[str] | None) -> int | dict[str, int]:

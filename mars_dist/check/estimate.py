@@ -51,9 +51,13 @@ class Estimate:
     """Of the device's peak, or of a CPU's measured rate."""
 
     @property
-    def hours(self) -> float:
+    def seconds(self) -> float:
         """Of all steps; validation and start are left out."""
-        return self.steps * self.step_seconds / HOUR
+        return self.steps * self.step_seconds
+
+    @property
+    def hours(self) -> float:
+        return self.seconds / HOUR
 
     def cost(self, price: float) -> float:
         """At so much an hour for each worker."""

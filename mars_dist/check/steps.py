@@ -132,7 +132,7 @@ class Preflight:
             yield (
                 f"{stage.stage}: {stage.steps:,} steps of {stage.step_flops / 1e12:.3g} TFLOPs, "
                 f"{duration(stage.step_seconds)} each at a utilisation of {stage.utilisation:.2g}: "
-                f"{duration(stage.hours * 3600)}; each of {self.asked.notes:,} notes is seen "
+                f"{duration(stage.seconds)}; each of {self.asked.notes:,} notes is seen "
                 f"{digits(stage.passes(self.asked.notes))} times"
             )
 
@@ -197,12 +197,13 @@ class Preflight:
 
     def verdict(self) -> str:
         """How long, and what it costs."""
-        hours, price = sum(stage.hours for stage in self.stages), self.asked.price
-        each = " + ".join(f"{stage.stage} {duration(stage.hours * 3600)}" for stage in self.stages)
-        cost = f"it costs {self.workers * hours * price:,.0f}" if price is not None else "--price tells what it costs"
+        each = " + ".join(f"{stage.stage} {duration(stage.seconds)}" for stage in self.stages)
+        cost = "--price tells what it costs"
+        if self.asked.price is not None:
+            cost = f"it costs {sum(stage.cost(self.asked.price) for stage in self.stages):,.0f}"
         stated = "assumed" if self.asked.utilisation is None else "stated"
         basis = f"a utilisation that was {stated}" if isinstance(self.device, Gpu) else "rates measured now"
-        return f"it fits; {each} = {duration(hours * 3600)} by {basis}; {cost}"
+        return f"it fits; {each} = {duration(sum(stage.seconds for stage in self.stages))} by {basis}; {cost}"
 
 
 def size(num_bytes: float) -> str:
