@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mars_dist.nsynth import FAMILIES, QUALITIES, SOURCES, VELOCITIES
 
+WORDS = ("pitch", "velocity", "family", "source", "instrument", "qualities")
+"""What a note is asked for by."""
 UNASKED = -1
 QUALITY_CONDITIONS = {name: f"quality_{name}" for name in QUALITIES}
 """Each quality is a condition of its own: 0 absent, 1 present."""

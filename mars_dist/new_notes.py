@@ -15,6 +15,7 @@ import torch
 
 from mars_dist.addresses import Address
 from mars_dist.audio import wav_bytes
+from mars_dist.conditions import WORDS
 from mars_dist.evaluation.lines import model_of
 from mars_dist.evaluation.work import Map
 from mars_dist.model import model_fingerprint
@@ -25,10 +26,8 @@ from mars_dist.serialize import as_json, first_difference, to_plain
 from mars_dist.sources.labelled import rows_of, whole_number
 from mars_dist.storage import Folder
 
-WORDS = ("pitch", "velocity", "family", "source", "instrument", "qualities")
-"""Columns of a table of prompts, and what may be said for all of its rows."""
 COUNT = "count"
-"""A column too: how many notes a row wants."""
+"""A column of a table of prompts, beside WORDS: how many notes a row wants."""
 AUDIO, PARTS, LABELS, SETTINGS = "audio", "parts", "labels.csv", "samples.json"
 NOTES_IN_A_PART = 32
 Words = Mapping[str, Any]

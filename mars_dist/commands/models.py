@@ -12,6 +12,7 @@ from mars_dist.progress import say
 
 def sample(arguments: Sequence[str]) -> None:
     """Make new notes."""
+    from mars_dist.conditions import WORDS
     from mars_dist.phase import DEFAULT, Phase
     from mars_dist.sampling import SamplingConfig
 
@@ -41,8 +42,7 @@ def sample(arguments: Sequence[str]) -> None:
     command = parse(Sample, arguments, "sample")
     if command.count < 1:
         raise ValueError(f"--count: {command.count} must be at least 1")
-    names = ("pitch", "velocity", "family", "source", "instrument", "qualities")
-    asked = {name: value for name in names if (value := getattr(command, name)) not in (None, ())}
+    asked = {name: value for name in WORDS if (value := getattr(command, name)) not in (None, ())}
     model = address(command.model)
     if command.prompts:
         from mars_dist.distributed.cluster import over_gpus
