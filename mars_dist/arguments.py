@@ -21,6 +21,7 @@ Inline = tyro.conf.arg(name="")
 
 
 def parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None = None) -> T:
+    """The settings that a command line names. Raises ValueError for a mistake, in one line; --help ends the process."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule

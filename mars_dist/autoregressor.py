@@ -222,6 +222,7 @@ class ConditionedBlock(nn.Module):
         turns_2LE: Tensor | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
+        """(B, L, D) -> (B, L, D): attention and MLP, each after a norm as the condition has it, and gated by it."""
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = modulation_BMD[:, :, None].unbind(1)
         if keep_B is not None:
             gate_a, gate_m = gate_a * keep_B[:, None, None], gate_m * keep_B[:, None, None]

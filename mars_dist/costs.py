@@ -65,6 +65,8 @@ class StageCost:
 
 @dataclass(frozen=True)
 class PresetCost:
+    """Both stages, and what a note takes once they are trained."""
+
     tokenizer: StageCost
     autoregressor: StageCost
     sampling_flops: int
@@ -291,7 +293,7 @@ def build_tokenizer(config: TokenizerRunConfig) -> Tokenizer:
 
 
 def build_autoregressor(config: AutoregressorRunConfig, tokenizer: TokenizerConfig) -> Autoregressor:
-    """Without memory; its buffers come from NumPy, hence the second move."""
+    """Without memory; its buffers have values all the same, hence the second move."""
     with META:
         return Autoregressor(config.autoregressor, tokenizer, Vocabulary().cardinalities).to(META)
 

@@ -27,6 +27,7 @@ MANIFEST = "dataset.json"
 ROWS_IN_GROUP = 64
 """Rows that are read at once: a row group of a shard."""
 LOOKS_AT_ONCE = 16
+"""Shards whose heads are read at the same time."""
 MANY_ALIKE = ("instrument_str",)
 """Columns stored as a dictionary."""
 
@@ -38,6 +39,8 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Shard:
+    """A Parquet file of the folder."""
+
     name: str
     split: str
     rows: int

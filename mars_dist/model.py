@@ -95,6 +95,7 @@ def save_classifier(
 
 
 def save_folder(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """The settings last: a folder without them holds no model."""
     with whole(folder / WEIGHTS) as half_written:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, half_written)
     write_json(folder / METRICS, metrics)

@@ -18,6 +18,8 @@ SOCKETS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 @dataclass(frozen=True)
 class Node:
+    """A machine as it finds itself."""
+
     name: str
     address: str
     """By which the other machines reach it."""
@@ -39,6 +41,7 @@ class Node:
 
     @classmethod
     def here(cls, address: str = "127.0.0.1") -> "Node":
+        """This machine, which the others reach by the address."""
         gpus = torch.cuda.device_count()
         first = torch.cuda.get_device_properties(0) if gpus else None
         return cls(

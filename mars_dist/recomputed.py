@@ -46,6 +46,7 @@ def learns(layer: nn.Linear) -> bool:
 
 
 def linear(x_BLD: Recomputed[Tensor], layer: nn.Linear) -> Tensor:
+    """What the layer makes of x, which is not kept for the backward pass."""
     if not learns(layer):
         found_BLD: Tensor = layer(x_BLD.made)
         return found_BLD

@@ -157,6 +157,7 @@ def read_position(folder: Path) -> tuple[Position, int]:
 
 
 def state(model: nn.Module, optimizer: Optimizer, average: MovingAverage, memory: dict[str, Tensor]) -> dict[str, Any]:
+    """What DCP writes, and reads in place: this worker's shards, by name."""
     return {
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, optimizer),

@@ -149,6 +149,7 @@ class Plan:
             return None
 
     def what_is_trained(self) -> dict[str, Any]:
+        """The plan without what decides nothing of the result: its folder, and how it is computed and told."""
         plain = self.to_plain()
         del plain["folder"]
         for name in EXECUTION:
