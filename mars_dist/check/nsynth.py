@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mars_dist.check.asked import NSYNTH_TRAIN
 from mars_dist.check.device import UTILISATION, gpu
 from mars_dist.check.estimate import Estimate, estimates
-from mars_dist.check.steps import NSYNTH_TRAIN, duration, size
+from mars_dist.check.steps import duration, size
 from mars_dist.preset_table import digits
 from mars_dist.presets import PRESETS, Preset
 

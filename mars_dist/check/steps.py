@@ -5,17 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+from mars_dist.check.asked import Check
 from mars_dist.check.device import UTILISATION, Device, Gpu
 from mars_dist.check.estimate import Estimate, estimates
 from mars_dist.check.place import Place, place_of, require_read, require_shared
 from mars_dist.node import Node, require_enough
 from mars_dist.preset_table import GIB, digits, millions
-from mars_dist.presets import Preset
 from mars_dist.storage import Folder
 from mars_dist.training.run import KEEP
 
-NSYNTH_TRAIN = 289_205
-"""Notes."""
 NO_CLUSTER = "not looked at: no cluster was named, by --address or as a job of it (mars submit check ...)"
 
 
@@ -23,33 +21,9 @@ class NotAsked(Exception):
     """Nothing was named that could be looked at."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """What a user wants to know."""
-
-    preset: Preset
-    workers: int | None = None
-    address: str | None = None
-    device: str | None = None
-    utilisation: float | None = None
-    price: float | None = None
-    notes: int = NSYNTH_TRAIN
-    data: str | None = None
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"--workers: {self.workers} must be 0 (in one process, without Ray) or more")
-        if self.notes < 1:
-            raise ValueError(f"--notes: {self.notes} must be at least 1")
-        if self.utilisation is not None and not 0 < self.utilisation <= 1:
-            raise ValueError(f"--utilisation: {self.utilisation} must lie above 0 and at most at 1")
-        if self.price is not None and self.price < 0:
-            raise ValueError(f"--price: {self.price} must be 0 or more")
-
-
 def check(asked: Check, write: Callable[[str], None]) -> None:
     """Answer step by step. Raises ValueError where one of them will not work, and where the cluster does not answer."""
+    asked.require_sense()
     preflight = Preflight(asked, place_of(asked.address or os.environ.get("RAY_ADDRESS"), asked.device))
     wrong = []
     for number, (title, step) in enumerate(preflight.steps().items(), start=1):
