@@ -47,6 +47,12 @@ class TokenizerRunConfig:
                 f"choose at most {smallest.bit_length()}"
             )
 
+    @property
+    def judged_by(self) -> str | None:
+        """The figure of validation that the best weights have the least of; None where the newest are the best: an
+        adversary gives up squared error for sharpness."""
+        return None if self.adversary.weight else "mse"
+
 
 @dataclass(frozen=True)
 class AutoregressorRunConfig:
@@ -55,6 +61,11 @@ class AutoregressorRunConfig:
     autoregressor: AutoregressorConfig = field(default_factory=AutoregressorConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def judged_by(self) -> str:
+        """The loss: it weighs scales as training does, and coarse ones decide what note it is."""
+        return "loss"
 
 
 @dataclass(frozen=True)
@@ -85,3 +96,8 @@ class ClassifierRunConfig:
                 f"classifier.frames: {self.classifier.frames} is more than the picture's {self.spectrogram.num_frames} "
                 "frames: choose at most so many"
             )
+
+    @property
+    def judged_by(self) -> str:
+        """Cross-entropy: inception scores read the probabilities, and accuracies are soon all alike."""
+        return "cross_entropy"

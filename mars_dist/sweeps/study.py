@@ -64,13 +64,6 @@ class Stage:
         """The first step after which figures mean what they will mean at the end: there is a codebook."""
         return self.plan.config.codebook.start_step if isinstance(self.plan.config, TokenizerRunConfig) else 0
 
-    @property
-    def decides(self) -> str | None:
-        """The figure of validation of which the best weights have the least; None: the newest are the best."""
-        if isinstance(self.config, AutoregressorRunConfig):
-            return "loss"
-        return None if self.config.adversary.weight else "mse"
-
     def lasting(self, steps: int) -> "Stage":
         return replace(self, plan=replace(self.plan, config=lasting(self.config, steps, self.config.train.seed)))
 
@@ -80,16 +73,16 @@ class Stage:
             return
         lines = [line for kind in ("train", "valid") for line in read_metrics(self.plan.folder, kind)]
         figures = [figure for figure, _ in self.figures.values()]
-        best, least, seconds, last = dict[str, float](), inf, 0.0, after
+        best, least, seconds, last, judged_by = dict[str, float](), inf, 0.0, after, self.config.judged_by
         for line in sorted(lines, key=itemgetter("step")):
             step = int(line["step"])
             if "step_seconds" in line:  # that of all steps since the line before
                 seconds += max(step - last, 0) * line["step_seconds"]
                 last = max(step, last)
             elif step >= self.born:
-                if self.decides is None or line[self.decides] < least:
+                if judged_by is None or line[judged_by] < least:
                     best = {figure: line[figure] for figure in figures}
-                    least = line[self.decides] if self.decides else inf
+                    least = line[judged_by] if judged_by else inf
                 if step > after:
                     yield {"step": step, "seconds": seconds} | best
 

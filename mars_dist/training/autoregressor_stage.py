@@ -54,6 +54,7 @@ class AutoregressorStage(Stage):
         self, config: AutoregressorRunConfig, tokenizer: Address, data: str, run: Run, init_from: Address | None = None
     ) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
+        self.judged_by = config.judged_by
         rows, held_out = require_fit(tokenizer, data)
         if run.rank == 0:  # now, since by the time weights are exported it may have been trained on
             keep_tokenizer(run.folder, tokenizer)
@@ -122,10 +123,6 @@ class AutoregressorStage(Stage):
         for k, size in enumerate(self.quantizer.schedule.sizes):
             figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
         return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
-
-    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """By the loss: it weighs scales as training does, and coarse ones decide what note it is."""
-        return figures["loss"] < best["loss"]
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder; show and sound samples that are asked for as some held-out notes are."""

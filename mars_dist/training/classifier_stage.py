@@ -58,6 +58,7 @@ class ClassifierStage(Stage):
         self.held_out = HeldOut(rows(split="valid"), COLUMNS, prepare)
         self.info = self.batches.rows.info
         self.unseen = HeldOut(rows(split=UNSEEN), COLUMNS, prepare) if self.info.counts.get(UNSEEN) else None
+        self.judged_by = config.judged_by
         torch.manual_seed(self.train.seed)
         self.model: Classifier = sharding.on_rank_0(lambda: Classifier(config.classifier, config.spectrogram))
 
@@ -93,10 +94,6 @@ class ClassifierStage(Stage):
             sums += torch.stack([loss * len(pitch_right_B), pitch_right_B.sum(), family_right_B.sum()])
         names = ("cross_entropy", "pitch_accuracy", "family_accuracy")
         return dict(zip(names, (sums / num_notes).tolist(), strict=True))
-
-    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """By cross-entropy: inception scores read the probabilities, and accuracies are soon all alike."""
-        return figures["cross_entropy"] < best["cross_entropy"]
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the folder, with what the classifier is worth on the test split, of other instruments."""

@@ -27,6 +27,8 @@ class Stage(Protocol):
     train: TrainConfig
     optim: OptimConfig
     batches: Batches
+    judged_by: str | None
+    """The figure of validation that the best weights have the least of; None: the newest are the best."""
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The weighted terms, whose sum is minimised: means over the rows of a worker's batch, or of a part of it."""
@@ -52,6 +54,7 @@ class Stage(Protocol):
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
         """Whether the weights that were just measured are worth more than the best so far in this phase."""
+        return self.judged_by is None or figures[self.judged_by] < best[self.judged_by]
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
         """Write the model's folder, and show a few notes (rank 0 only)."""

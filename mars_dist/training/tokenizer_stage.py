@@ -41,6 +41,7 @@ class TokenizerStage(Stage):
 
     def __init__(self, config: TokenizerRunConfig, data: str, run: Run, init_from: Address | None = None) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
+        self.judged_by = config.judged_by
         rows, held_out = require_fit(config, data)
         cut_anew = partial(prepare, before=rows.info.spectrogram.cmx, after=config.spectrogram.cmx)
         self.batches = Batches(rows, ["picture"], cut_anew, self.train)
@@ -180,10 +181,6 @@ class TokenizerStage(Stage):
     def phase(self, step: int) -> int:
         """Latents alone, codes, codes with an adversary."""
         return (step >= self.settings.start_step) + self.adversary_takes_part(step)
-
-    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """An adversary gives up squared error for sharpness: with one the newest weights are the best."""
-        return self.adversary is not None or figures["mse"] < best["mse"]
 
     def adversary_takes_part(self, step: int) -> bool:
         return self.adversary is not None and step >= self.config.adversary.start * self.train.steps
