@@ -37,6 +37,7 @@ def usage(hits_KW: Tensor, config: TokenizerConfig) -> dict[str, float]:
 
 
 def scale_names(config: TokenizerConfig) -> list[str]:
+    """As figures of all kinds are named by them: a page sets the codebook's use beside the cross-entropy."""
     return [f"{k}_{size}" for k, size in enumerate(config.scales)]
 
 

@@ -16,6 +16,7 @@ from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED, Vocabulary
 from mars_dist.config import AutoregressorConfig, AutoregressorRunConfig
 from mars_dist.dataset import Columns
 from mars_dist.histogram import Histogram
+from mars_dist.metrics.codebook import scale_names
 from mars_dist.model import (
     TOKENIZER,
     Mars,
@@ -120,8 +121,8 @@ class AutoregressorStage(Stage):
             "cross_entropy": self.mean_over_scales(nats_K),
             "accuracy": self.mean_over_scales(hits_K),
         }
-        for k, size in enumerate(self.quantizer.schedule.sizes):
-            figures |= {f"scales/cross_entropy_{k}_{size}": nats_K[k], f"scales/accuracy_{k}_{size}": hits_K[k]}
+        for name, nats, hits in zip(scale_names(self.quantizer.config), nats_K, hits_K, strict=True):
+            figures |= {f"scales/cross_entropy_{name}": nats, f"scales/accuracy_{name}": hits}
         return sharding.mean_over_workers({name: value.item() for name, value in figures.items()})
 
     def export(self, weights: dict[str, Tensor], figures: dict[str, float], step: int, journal: Journal) -> None:
