@@ -7,7 +7,7 @@ and, in an autoregressor's, histogram.safetensors (of the training notes' condit
 import filecmp
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,10 @@ class Mars:
         autoregressor = build_with(lambda: Autoregressor(*settings), folder / WEIGHTS)
         networks = tokenizer.to(device), autoregressor.to(device)
         return cls(*networks, tokenizer_run.spectrogram, vocabulary, histogram, pack)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled or copied: not the copies for computing, which lie as oneDNN alone knows."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,9 @@
 """A model's folder, and what is made with it."""
 
+import pickle
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -291,6 +293,13 @@ def test_both_networks_keep_their_weights_beside_the_packed_ones(folder: Path) -
         assert all(torch.equal(state[name], saved[name]) for name in saved)
     packs = type(mars.float32_sampler.head), type(mars.packed_tokenizer.decoder.to_patches)
     assert set(packs) == {PackedLinear if has_onednn() else nn.Linear}
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda mars: pickle.loads(pickle.dumps(mars))])
+def test_it_is_copied_and_sent_whether_it_was_used_or_not(folder: Path, copied: Callable[[Mars], Mars]) -> None:
+    mars = Mars.from_pretrained(folder)
+    waves_BT = mars.generate(2, pitch=60)
+    assert np.array_equal(copied(mars).generate(2, pitch=60), waves_BT)
 
 
 def test_it_does_without_packed_weights_and_sounds_the_same(folder: Path) -> None:
