@@ -261,10 +261,17 @@ class Mars:
         return packed(network) if self.pack else network
 
     @torch.inference_mode()
-    def encode(self, waves_BT: Tensor) -> Tensor:
-        """(B, T) -> codes (B, L)."""
-        pictures_B1FN = picture_from_wave(waves_BT.to(self.device), self.spectrogram)
-        return self.packed_tokenizer.encode(multiplex(pictures_B1FN, self.spectrogram.cmx))
+    def encode(self, waves_BT: NDArray[np.floating] | Tensor) -> Tensor:
+        """Notes (B, T) in [-1, 1], such as `generate` gives -> codes (B, L). Raises ValueError for what is no such."""
+        waves_BT, config = torch.as_tensor(waves_BT), self.spectrogram
+        if waves_BT.shape[1:] != (config.num_samples,) or not waves_BT.is_floating_point():
+            found = f"{waves_BT.dtype} {tuple(waves_BT.shape)}"
+            raise ValueError(
+                f"waves: {found}, must be floating point (notes, {config.num_samples}) in [-1, 1] at "
+                f"{config.sample_rate} Hz: mix to mono, resample, scale, cut or fill up with silence"
+            )
+        pictures_B1FN = picture_from_wave(waves_BT.to(self.device, torch.float32), config)
+        return self.packed_tokenizer.encode(multiplex(pictures_B1FN, config.cmx))
 
     @torch.inference_mode()
     def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:

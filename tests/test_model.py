@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -323,3 +324,26 @@ def test_codes_from_notes_and_pictures_from_codes(folder: Path) -> None:
     assert torch.equal(codes_BL, mars.tokenizer.encode(x_BCHW))
     picture_B1FN = demultiplex(mars.tokenizer(x_BCHW).picture_BCHW, SPECTROGRAM.cmx)
     torch.testing.assert_close(mars.decode(codes_BL), picture_B1FN, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_generated_can_be_encoded_as_it_is(folder: Path) -> None:
+    """An array; and as soundfile reads it, in 64 bits."""
+    mars = Mars.from_pretrained(folder)
+    waves_BT = mars.generate(2)
+    codes_BL = mars.encode(torch.from_numpy(waves_BT))
+    assert torch.equal(mars.encode(waves_BT), codes_BL)
+    assert torch.equal(mars.encode(waves_BT.astype(np.float64)), codes_BL)
+
+
+@pytest.mark.parametrize(
+    "waves, answer",
+    [
+        (np.zeros(2000), r"torch.float64 \(2000,\), must be floating point \(notes, 2000\) in .* at 16000 Hz: mix"),
+        (np.zeros((2, 2001)), r"torch.float64 \(2, 2001\), must be floating point \(notes, 2000\)"),
+        (np.zeros((1, 1, 2000)), r"torch.float64 \(1, 1, 2000\), must be"),
+        (np.zeros((1, 2000), np.int16), r"torch.int16 \(1, 2000\), must be floating point"),
+    ],
+)
+def test_what_is_no_note_of_the_model_is_not_encoded(folder: Path, waves: NDArray[Any], answer: str) -> None:
+    with pytest.raises(ValueError, match=f"^waves: {answer}"):
+        Mars.from_pretrained(folder).encode(waves)
