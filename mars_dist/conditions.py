@@ -61,11 +61,14 @@ class Vocabulary:
     def of_words(self, count: int, qualities: Sequence[str] = (), **asked: int | str | None) -> dict[str, Tensor]:
         """The same conditions for `count` notes, from a pitch number, a velocity, and names; None: not asked for.
 
-        `qualities` are asked to be present. Raises ValueError for what the model does not know.
+        `qualities` are asked to be present. Raises ValueError for what the model does not know, and for no notes.
         """
+        if count < 1:
+            raise ValueError(f"count: {count} must be at least 1")
+        names = qualities.split() if isinstance(qualities, str) else qualities  # else: its letters
         values = dict.fromkeys(self.cardinalities, UNASKED)
         values |= {name: self._index(name, value) for name, value in asked.items() if value is not None}
-        values |= {self._quality(name): 1 for name in qualities}
+        values |= {self._quality(name): 1 for name in names}
         return {name: torch.full((count,), value) for name, value in values.items()}
 
     def to_words(self, conditions: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -82,11 +85,11 @@ class Vocabulary:
 
     def _index(self, name: str, value: int | str) -> int:
         if name == "pitch":
-            if not 0 <= int(value) < 128:
+            if value not in range(128):
                 raise ValueError(f"pitch: {value} is no MIDI number: choose 0 to 127")
             return int(value)
         if name == "velocity":
-            if not 1 <= int(value) < 128:
+            if value not in range(1, 128):
                 raise ValueError(f"velocity: {value} is no MIDI velocity: choose 1 to 127")
             return int(nearest_velocity(np.array([value]))[0])
         if name not in self.choices:

@@ -79,6 +79,24 @@ def test_qualities_that_are_named_are_present_and_the_others_not_asked_for() -> 
         assert conditions[f"quality_{name}"].tolist() == [asked] * 2
 
 
+def test_qualities_may_be_one_text() -> None:
+    """Which is a sequence of str too: its letters."""
+    one, several = QUALIFIED.of_words(1, "bright"), QUALIFIED.of_words(1, "bright tempo-synced")
+    assert one == QUALIFIED.of_words(1, ["bright"])
+    assert several == QUALIFIED.of_words(1, ["bright", "tempo-synced"])
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_notes_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"^count: {count} must be at least 1$"):
+        NAMED.of_words(count, pitch=60)
+
+
+def test_a_number_of_numpy_is_a_number() -> None:
+    asked = NAMED.of_words(1, pitch=np.int64(60), velocity=np.uint8(100))  # type: ignore[arg-type]
+    assert asked == NAMED.of_words(1, pitch=60, velocity=100)
+
+
 def test_indices_become_the_same_words() -> None:
     vocabulary = Vocabulary(NAMED.instruments, qualities=True)
     words = {"pitch": 60, "velocity": 75, "family": "flute", "source": "synthetic", "instrument": "reed_002"}
@@ -107,7 +125,11 @@ def test_what_is_left_out_or_none_is_not_asked_for() -> None:
         (Vocabulary(), {"instrument": "x"}, "instrument: 'x': this model was not conditioned on instruments"),
         (NAMED, {"pitch": 128}, "pitch: 128 is no MIDI number"),
         (NAMED, {"pitch": -1}, "pitch: -1 is no MIDI number"),
+        (NAMED, {"pitch": "C4"}, "pitch: C4 is no MIDI number: choose 0 to 127"),
+        (NAMED, {"pitch": 60.5}, "pitch: 60.5 is no MIDI number"),
+        (NAMED, {"pitch": [60, 62]}, r"pitch: \[60, 62\] is no MIDI number"),
         (NAMED, {"velocity": 0}, "velocity: 0 is no MIDI velocity: choose 1 to 127"),
+        (NAMED, {"velocity": 99.5}, "velocity: 99.5 is no MIDI velocity"),
         (NAMED, {"velocity": 500}, "velocity: 500 is no MIDI velocity: choose 1 to 127"),
         (QUALIFIED, {"qualities": ["dark", "brite"]}, "qualities: 'brite' is unknown .* bright, dark, .*tempo-synced$"),
         (NAMED, {"qualities": ["dark"]}, "qualities: 'dark': this model was not conditioned on qualities"),
