@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mars_dist.config import SpectrogramConfig
+from mars_dist.serialize import convert
 from mars_dist.spectrogram import magnitude, stft, window
 
 Phase = Literal["griffin_lim", "pghi", "pghi_griffin_lim"]
@@ -30,6 +31,7 @@ def wave_from_picture(picture_B1FN: Tensor, config: SpectrogramConfig, phase: Ph
 
     What is random depends on the seed alone, so that a note does not depend on its batch.
     """
+    convert(Phase, phase, None, "phase")
     magnitude_BFN = whole_magnitude(picture_B1FN, config)
     random_FN = random_phase(magnitude_BFN, seed)
     start_BFN = random_FN.expand_as(magnitude_BFN) if phase == "griffin_lim" else pghi(magnitude_BFN, random_FN, config)

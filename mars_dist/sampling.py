@@ -15,6 +15,7 @@ from mars_dist import noise
 from mars_dist.autoregressor import Autoregressor, Conditions
 from mars_dist.quantizer import MultiScaleQuantizer
 from mars_dist.scales import ScaleSchedule
+from mars_dist.serialize import convert, hints_of
 
 
 class ScaleSampling(NamedTuple):
@@ -43,9 +44,11 @@ class SamplingConfig:
     """bf16: faster on GPUs and on CPUs that multiply in it; a note may then be another one in another batch."""
 
     def __post_init__(self) -> None:
+        for name in ("unasked", "precision"):
+            convert(hints_of(SamplingConfig)[name], getattr(self, name), None, f"sampling.{name}")
         for name in ScaleSampling._fields:
             value = getattr(self, name)
-            for i, entry in enumerate(value) if isinstance(value, tuple) else [(None, value)]:
+            for i, entry in enumerate(value) if isinstance(value, tuple | list) else [(None, value)]:
                 if wrong := rule_broken(name, entry):
                     place = "" if i is None else f"[{i}]"
                     raise ValueError(f"sampling.{name}{place}: {entry} {wrong}")
@@ -55,7 +58,7 @@ class SamplingConfig:
         settings = []
         for name in ScaleSampling._fields:
             value = getattr(self, name)
-            if not isinstance(value, tuple):
+            if not isinstance(value, tuple | list):
                 ramp = [k / max(len(schedule) - 1, 1) if name == "guidance" else 1 for k in range(len(schedule))]
                 value = tuple(value * share for share in ramp)
             if len(value) != len(schedule):

@@ -206,3 +206,9 @@ def test_trees_hold_the_heaviest_pairs(graph: tuple[int, Tensor, Tensor, Tensor]
             tree = [a if one == b else one for one in tree]
             expected.add(pair)
     assert set(fits_E.nonzero()[:, 0].tolist()) == expected
+
+
+def test_a_way_that_there_is_not_is_refused() -> None:
+    answer = "^phase: 'fast' is not 'griffin_lim' or 'pghi' or 'pghi_griffin_lim'$"
+    with pytest.raises(ValueError, match=answer):
+        wave_from_picture(torch.zeros(1, 1, DENSE.num_bins, DENSE.num_frames), DENSE, "fast")  # type: ignore[arg-type]

@@ -140,9 +140,13 @@ def test_the_unconditional_half_is_there_where_a_scale_is_guided(
     assert model.num_rows == num_rows
 
 
-def test_a_list_of_equal_numbers_is_that_number(model: Watched, quantizer: MultiScaleQuantizer) -> None:
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_list_of_equal_numbers_is_that_number(
+    model: Watched, quantizer: MultiScaleQuantizer, kind: type[tuple[float, ...]]
+) -> None:
     one_number = SamplingConfig(guidance=2.0, temperature=0.8, top_k=8, top_p=0.9)
-    lists = SamplingConfig(guidance=(0.0, 0.5, 1.0, 1.5, 2.0), temperature=(0.8,) * 5, top_k=(8,) * 5, top_p=(0.9,) * 5)
+    top_k = kind([8] * 5)
+    lists = SamplingConfig(kind([0.0, 0.5, 1.0, 1.5, 2.0]), kind([0.8] * 5), top_k, kind([0.9] * 5))  # type: ignore[arg-type]
     found, expected = (sample_codes(model, quantizer, CONDITIONS, [0, 1, 2], c) for c in (lists, one_number))
     assert torch.equal(found, expected)
 
@@ -249,3 +253,9 @@ def test_what_cannot_be_is_refused(name: str, value: float, good: float) -> None
     with pytest.raises(ValueError, match=rf"^sampling\.{name}\[1\]: {value} must be "):
         SamplingConfig(**{name: (good, value)})  # type: ignore[arg-type]
     SamplingConfig(**{name: (good, good)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name, words", [("precision", "'float32' or 'bf16'"), ("unasked", "'histogram' or 'null'")])
+def test_a_word_that_is_none_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^sampling.{name}: 'bfloat16' is not {words}$"):
+        SamplingConfig(**{name: "bfloat16"})  # type: ignore[arg-type]
