@@ -212,7 +212,8 @@ def save_model(folder: Path) -> None:
     counts = Histogram.of({name: torch.arange(4) % 2 for name in vocabulary.cardinalities})
     trained = folder / "tokenizer"
     model.save_tokenizer(trained, Tokenizer(tokenizer.tokenizer, config).state_dict(), tokenizer, {})
-    model.save_autoregressor(folder / MODEL, network.state_dict(), run, vocabulary, counts, trained, {})
+    model.keep_tokenizer(folder / MODEL, trained)
+    model.save_autoregressor(folder / MODEL, network.state_dict(), run, vocabulary, counts, {})
 
 
 # ---- the run

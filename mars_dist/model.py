@@ -57,34 +57,31 @@ def save_tokenizer(folder: Path, weights: dict[str, Tensor], run: TokenizerRunCo
     save_folder(folder, weights, {"kind": "tokenizer", "run": to_plain(run)}, metrics)
 
 
+def keep_tokenizer(folder: Path, tokenizer_folder: Address) -> None:
+    """Have a tokenizer within an autoregressor's folder, as it is now."""
+    inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
+    for name in (CONFIG, WEIGHTS, METRICS):
+        if not (inner / name).exists() or not filecmp.cmp(given / name, inner / name, shallow=False):
+            Folder.open(inner).send(given / name)
+
+
 def save_autoregressor(
     folder: Path,
     weights: dict[str, Tensor],
     run: AutoregressorRunConfig,
     vocabulary: Vocabulary,
     histogram: Histogram,
-    tokenizer_folder: Address,
     metrics: dict[str, Any],
 ) -> None:
-    """Write an autoregressor's folder, with its tokenizer within: one folder is one model."""
-    inner = keep_tokenizer(folder, tokenizer_folder)
+    """Write an autoregressor's folder around the tokenizer that `keep_tokenizer` put in it: one folder is one model."""
     config = {
         "kind": "autoregressor",
         "run": to_plain(run),
         "vocabulary": to_plain(vocabulary),
-        "tokenizer_fingerprint": model_fingerprint(inner),
+        "tokenizer_fingerprint": model_fingerprint(folder / TOKENIZER),
     }
     histogram.save(folder / HISTOGRAM)
     save_folder(folder, weights, config, metrics)
-
-
-def keep_tokenizer(folder: Path, tokenizer_folder: Address) -> Path:
-    """Have a tokenizer within an autoregressor's folder, as it is now; returns where."""
-    inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
-    for name in (CONFIG, WEIGHTS, METRICS):
-        if not (inner / name).exists() or not filecmp.cmp(given / name, inner / name, shallow=False):
-            Folder.open(inner).send(given / name)
-    return inner
 
 
 def save_classifier(

@@ -19,7 +19,7 @@ from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import Vocabulary
 from mars_dist.config import AutoregressorRunConfig
 from mars_dist.histogram import Histogram
-from mars_dist.model import load_tokenizer, save_autoregressor
+from mars_dist.model import keep_tokenizer, load_tokenizer, save_autoregressor
 from mars_dist.phase import Phase
 from mars_dist.presets import PRESETS
 from mars_dist.serialize import read_json
@@ -87,7 +87,8 @@ def without_instruments(trained_autoregressor: Plan, tmp_path_factory: pytest.Te
     model = Autoregressor(run.autoregressor, tokenizer_run.tokenizer, vocabulary.cardinalities)
     folder = tmp_path_factory.mktemp("without") / "model"
     histogram = Histogram.of(vocabulary.of_words(1, pitch=60, velocity=100, family="guitar", source="acoustic"))
-    save_autoregressor(folder, model.state_dict(), run, vocabulary, histogram, tokenizer_folder, {})
+    keep_tokenizer(folder, tokenizer_folder)
+    save_autoregressor(folder, model.state_dict(), run, vocabulary, histogram, {})
     return folder
 
 

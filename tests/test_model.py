@@ -33,6 +33,7 @@ from mars_dist.model import (
     TOKENIZER,
     WEIGHTS,
     Mars,
+    keep_tokenizer,
     load_tokenizer,
     model_fingerprint,
     save_autoregressor,
@@ -97,8 +98,8 @@ def tokenizer_folder(tmp_path: Path) -> Path:
 def folder(tmp_path: Path, tokenizer_folder: Path) -> Path:
     autoregressor = Autoregressor(RUN.autoregressor, TOKENIZER_RUN.tokenizer, VOCABULARY.cardinalities)
     folder = tmp_path / "ar"
-    saved = (weights(autoregressor), RUN, VOCABULARY, training_notes(), tokenizer_folder, {"nats": 2.0})
-    save_autoregressor(folder, *saved)
+    keep_tokenizer(folder, tokenizer_folder)
+    save_autoregressor(folder, weights(autoregressor), RUN, VOCABULARY, training_notes(), {"nats": 2.0})
     return folder
 
 
@@ -132,16 +133,15 @@ def test_saving_again_keeps_the_tokenizer_within(folder: Path, tokenizer_folder:
     shutil.rmtree(tokenizer_folder)
     state = Mars.from_pretrained(folder).autoregressor.state_dict()
     more = {name: tensor + 1 for name, tensor in state.items()}
-    save_autoregressor(folder, more, RUN, VOCABULARY, training_notes(), folder / TOKENIZER, {})
+    save_autoregressor(folder, more, RUN, VOCABULARY, training_notes(), {})
     again = Mars.from_pretrained(folder).autoregressor.state_dict()
     assert all(torch.equal(again[name], tensor + 1) for name, tensor in state.items())
 
 
 def test_the_tokenizer_within_is_written_once(folder: Path, tokenizer_folder: Path) -> None:
     """A kill, or who reads meanwhile, never finds a half of it; and what has not changed need not be sent anywhere."""
-    state = Mars.from_pretrained(folder).autoregressor.state_dict()
     before = {path: path.stat().st_mtime_ns for path in (folder / TOKENIZER).iterdir()}
-    save_autoregressor(folder, state, RUN, VOCABULARY, training_notes(), tokenizer_folder, {})
+    keep_tokenizer(folder, tokenizer_folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / TOKENIZER).iterdir()} == before
 
 
@@ -150,10 +150,11 @@ def test_another_tokenizer_is_put_in_its_place_whole(folder: Path, tmp_path: Pat
     other = write_tokenizer(tmp_path / "other", seed=1)
     with (folder / TOKENIZER / WEIGHTS).open("rb") as reader:
         start = reader.read(100)
-        save_autoregressor(folder, state, RUN, VOCABULARY, training_notes(), other, {})
+        keep_tokenizer(folder, other)
         rest = reader.read()
     assert start + rest == (write_tokenizer(tmp_path / "same", seed=0) / WEIGHTS).read_bytes()
     assert (folder / TOKENIZER / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
+    save_autoregressor(folder, state, RUN, VOCABULARY, training_notes(), {})
     assert Mars.from_pretrained(folder).tokenizer.config == TOKENIZER_RUN.tokenizer
 
 

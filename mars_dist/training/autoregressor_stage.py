@@ -18,7 +18,6 @@ from mars_dist.dataset import Columns
 from mars_dist.histogram import Histogram
 from mars_dist.metrics.codebook import scale_names
 from mars_dist.model import (
-    TOKENIZER,
     Mars,
     keep_tokenizer,
     load_tokenizer,
@@ -130,7 +129,7 @@ class AutoregressorStage(Stage):
         metrics = {"step": step} | figures
         folder, vocabulary, histogram = self.run.folder, self.vocabulary, self.histogram
         assert histogram, "on rank 0 alone"
-        save_autoregressor(folder, weights, self.config, vocabulary, histogram, folder / TOKENIZER, metrics)
+        save_autoregressor(folder, weights, self.config, vocabulary, histogram, metrics)
         # A few notes are not worth a copy of the weights beside all that a training holds.
         mars = Mars.from_pretrained(folder, self.run.device, pack=False)
         shown = self.held_out.evenly(SHOWN, 0, 1)
