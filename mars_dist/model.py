@@ -234,7 +234,7 @@ class Mars:
         """The conditions with what is not asked for drawn from the training notes', unless it shall stay open."""
         return conditions if sampling.unasked == "null" else self.histogram.fill(conditions, ids, sampling.seed)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample_pictures(self, conditions: Conditions, ids: list[int], sampling: SamplingConfig) -> Tensor:
         """(B, 1, F, N): new pictures; all that is random about each depends on its id and the seed alone."""
         conditions = self.there(self.complete(conditions, ids, sampling))
@@ -257,7 +257,7 @@ class Mars:
     def laid_out(self, network: Network) -> Network:
         return packed(network) if self.pack else network
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, waves_BT: NDArray[np.floating] | Tensor) -> Tensor:
         """Notes (B, T) in [-1, 1], such as `generate` gives -> codes (B, L). Raises ValueError for what is no such."""
         waves_BT, config = torch.as_tensor(waves_BT), self.spectrogram
@@ -270,7 +270,7 @@ class Mars:
         pictures_B1FN = picture_from_wave(waves_BT.to(self.device, torch.float32), config)
         return self.packed_tokenizer.encode(multiplex(pictures_B1FN, config.cmx))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def bits_per_second(self, codes_BL: Tensor, columns: Columns) -> Tensor:
         """(B,): what it would take to write down the codes of these rows of a data set by this model's foretelling.
 
@@ -280,7 +280,7 @@ class Mars:
         nats_BL = self.autoregressor(self.tokenizer.quantizer.next_inputs(codes_BL), conditions, codes_BL=codes_BL)
         return nats_BL.sum(1).cpu() / math.log(2) * self.spectrogram.sample_rate / self.spectrogram.num_samples
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes_BL: Tensor) -> Tensor:
         """Codes (B, L) -> pictures (B, 1, F, N); `wave_from_picture` makes them sound."""
         return demultiplex(self.packed_tokenizer.decode(codes_BL.to(self.device)), self.spectrogram.cmx)

@@ -336,6 +336,20 @@ def test_what_is_generated_can_be_encoded_as_it_is(folder: Path) -> None:
     assert torch.equal(mars.encode(waves_BT.astype(np.float64)), codes_BL)
 
 
+def test_what_it_gives_can_be_learnt_from_and_changed(folder: Path) -> None:
+    """Not so what torch.inference_mode gives."""
+    mars = Mars.from_pretrained(folder)
+    embedding = nn.Embedding(TOKENIZER_RUN.tokenizer.codebook_size, 4)
+    codes_BL = mars.encode(mars.generate(2))
+    embedding(codes_BL).sum().backward()
+    for pictures_B1FN in (
+        mars.decode(codes_BL),
+        mars.sample_pictures(mars.vocabulary.of_words(2), [0, 1], SamplingConfig()),
+    ):
+        pictures_B1FN[:, :, SPECTROGRAM.num_bins // 2 :] = -1
+        nn.Conv2d(1, 2, 3)(pictures_B1FN).sum().backward()
+
+
 @pytest.mark.parametrize(
     "waves, answer",
     [
