@@ -118,14 +118,9 @@ class Folder(ABC):
     def send(self, path: Path) -> None:
         """Put a file of this machine into the folder, under its own name. Raises OSError."""
 
+    @abstractmethod
     def fetch(self, file: str, path: Path) -> None:
         """Copy a file of the folder to this machine. Raises OSError."""
-        with (
-            whole(path) as half_written,
-            self.files.open_input_stream(self.at(file)) as stream,
-            half_written.open("wb") as copy,
-        ):
-            shutil.copyfileobj(stream, copy, CHUNK)
 
     def fetch_all(self, path: Path) -> None:
         """Copy the files of the folder to one of this machine, several at once. Raises OSError."""
@@ -213,6 +208,10 @@ class LocalFolder(Folder):
         with whole(Path(self.at(path.name))) as half_written:
             shutil.copyfile(path, half_written)
 
+    def fetch(self, file: str, path: Path) -> None:
+        with whole(path) as half_written:
+            shutil.copyfile(self.at(file), half_written)
+
     def clear_unfinished(self) -> None:
         for half_written in Path(self.path).rglob(f".*{HALF_WRITTEN}"):
             half_written.unlink(missing_ok=True)
@@ -276,6 +275,19 @@ class S3Folder(Folder):
         key = self._key(path.name)
         with _os_error(self.at(path.name)), path.open("rb") as file:
             self.client.upload_fileobj(file, key["Bucket"], key["Key"])
+
+    def fetch(self, file: str, path: Path) -> None:
+        """Part by part, all of one state of the file: from the beginning where another takes its place meanwhile."""
+        from boto3.s3.transfer import TransferConfig
+        from s3transfer.exceptions import S3DownloadFailedError
+
+        key, in_turn = self._key(file), TransferConfig(multipart_chunksize=CHUNK, use_threads=False)
+        while True:
+            try:
+                with _os_error(self.at(file)), whole(path) as half_written, half_written.open("wb") as copy:
+                    return self.client.download_fileobj(key["Bucket"], key["Key"], copy, Config=in_turn)
+            except S3DownloadFailedError:
+                continue
 
     def clear_unfinished(self) -> None:
         """Parts of what was not finished stay unseen in a bucket, and are paid for."""
@@ -366,10 +378,11 @@ def _os_error(place: str) -> Iterator[None]:
     """What boto3 says of a place, as an OSError: the one kind that callers know."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError) as error:
+    except (Boto3Error, BotoCoreError, ClientError, RetriesExceededError) as error:
         raise OSError(f"{place}: {' '.join(str(error).split())}") from error
 
 

@@ -242,6 +242,32 @@ def test_a_file_that_is_replaced_while_it_is_sent_is_sent_whole(bucket: str, tmp
     assert model.read_bytes()[0] == 1 and folder.read("model") == bytes(3 * CHUNK)
 
 
+def test_a_file_that_is_replaced_while_it_is_fetched_arrives_whole(
+    faulty: tuple[FaultyProxy, Folder], bucket: str, tmp_path: Path
+) -> None:
+    proxy, folder = faulty
+    folder.write("model", bytes(3 * CHUNK))
+
+    def replace_before_the_second(method: str, path: str) -> bool:
+        if proxy.asked["GET /bucket/folder/model"] == 2:
+            Folder.open(bucket).write("model", b"\1" * 3 * CHUNK)
+        return False
+
+    proxy.meant, proxy.faults = replace_before_the_second, ["500"]
+    folder.fetch("model", tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == b"\1" * 3 * CHUNK
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "silence", "cut download"])
+def test_fetching_goes_on_after_faults(faulty: tuple[FaultyProxy, Folder], fault: Fault, tmp_path: Path) -> None:
+    proxy, folder = faulty
+    folder.write("a", CONTENT)
+    proxy.meant = lambda method, path: method == "GET"
+    proxy.faults = [fault] * 2
+    folder.fetch("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT and proxy.made == [fault] * 2
+
+
 def test_no_upload_in_parts_is_left_behind(bucket: str, s3_server: str) -> None:
     Folder.open(bucket).write("a", bytes(20_000_000))
     client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
