@@ -324,10 +324,22 @@ class S3Folder(Folder):
         kind = mimetypes.guess_type(file)[0] or "application/octet-stream"  # without it a browser saves a page
         with _os_error(self.at(file)):
             asked = self._key(file) | {"ResponseContentType": kind}
-            return str(self.client.generate_presigned_url("get_object", asked, WEEK))
+            client = _client(self.endpoint_override, self.scheme, self._bucket_region())
+            return str(client.generate_presigned_url("get_object", asked, WEEK))
 
     def free_bytes(self) -> int | None:
         return None
+
+    def _bucket_region(self) -> str | None:
+        """Which an address is signed for: requests are sent on to where the bucket is, addresses are not."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self.client.head_bucket(Bucket=self.path.partition("/")[0])
+        except ClientError as refused:  # S3 tells it all the same
+            answer = refused.response
+        region: str | None = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", self.region)
+        return region
 
     def _put(self, file: str, data: bytes | pa.Buffer, **condition: str) -> None:
         with _os_error(self.at(file)):

@@ -205,6 +205,15 @@ def test_a_link_opens_without_credentials(folder: Folder, tmp_path: Path) -> Non
         assert answer.read() == b"page" and answer.headers["Content-Type"] == "text/html"
 
 
+def test_a_link_is_signed_for_where_the_bucket_is(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    west = boto3.client("s3", "us-west-2", endpoint_url=f"http://{s3_server}")
+    west.create_bucket(Bucket="west", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    for place, region in (("bucket", "us-east-1"), ("west", "us-west-2")):
+        folder = Folder.open(bucket.replace("s3://bucket", f"s3://{place}"))
+        assert f"/{region}/s3/aws4_request" in folder.link("report.html").replace("%2F", "/")
+
+
 def test_what_can_be_written_is_known_before(folder: Folder, tmp_path: Path) -> None:
     folder.require_writable()
     assert folder.list() == set()
