@@ -15,11 +15,12 @@ import shutil
 import stat
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
@@ -128,8 +129,8 @@ class Folder(ABC):
             list(pool.map(lambda file: self.fetch(file, path / file), self.sizes()))
 
     @abstractmethod
-    def clear_unfinished(self) -> None:
-        """Delete what writing that was broken off has left, here and below. Raises OSError."""
+    def clear_unfinished(self, parts: Collection[str]) -> None:
+        """Delete what writing that was broken off has left, here and all over these parts. Raises OSError."""
 
     @abstractmethod
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
@@ -212,8 +213,9 @@ class LocalFolder(Folder):
         with whole(path) as half_written:
             shutil.copyfile(self.at(file), half_written)
 
-    def clear_unfinished(self) -> None:
-        for half_written in Path(self.path).rglob(f".*{HALF_WRITTEN}"):
+    def clear_unfinished(self, parts: Collection[str]) -> None:
+        here, wanted = Path(self.path), f".*{HALF_WRITTEN}"
+        for half_written in chain(here.glob(wanted), *((here / part).rglob(wanted) for part in parts)):
             half_written.unlink(missing_ok=True)
 
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
@@ -289,15 +291,18 @@ class S3Folder(Folder):
             except S3DownloadFailedError:
                 continue
 
-    def clear_unfinished(self) -> None:
-        """Parts of what was not finished stay unseen in a bucket, and are paid for."""
+    def clear_unfinished(self, parts: Collection[str]) -> None:
+        """Pieces of what was not finished stay unseen in a bucket, and are paid for."""
         bucket, _, key = self.path.partition("/")
         prefix = f"{key}/" if key else ""  # a folder may be the bucket itself
         with _os_error(self.path):
             pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
             for page in pages:
                 for upload in page.get("Uploads", ()):
-                    self.client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    file, id = upload["Key"], upload["UploadId"]
+                    part, *within = PurePosixPath(file).relative_to(key).parts
+                    if not within or part in parts:
+                        self.client.abort_multipart_upload(Bucket=bucket, Key=file, UploadId=id)
 
     def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
         from botocore.exceptions import ClientError

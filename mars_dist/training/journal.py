@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 from mars_dist.addresses import Address
 from mars_dist.storage import Folder
 
-METRICS = "metrics.jsonl"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 FLUSH_SECONDS = 5
 """Until TensorBoard's events are on the disk: what a killed run had not written is missing for ever."""
 
@@ -25,7 +25,7 @@ class Journal:
         self.folder, self.name, self.steps, self.say = folder, name, steps, say
         # What follows the steps that are done takes the place of what was told of them before.
         following = first_step + 1 if first_step else 0
-        tensorboard = str(folder / "tensorboard")
+        tensorboard = str(folder / TENSORBOARD)
         self.writer = SummaryWriter(tensorboard, purge_step=following, flush_secs=FLUSH_SECONDS) if say else None
         self.seconds, self.waited, self.num_steps = 0.0, 0.0, 0
         self.has_shown = False

@@ -15,7 +15,7 @@ from mars_dist.dataset import MANIFEST
 from mars_dist.errors import OutOfMemory, TrainingFailed
 from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
-from mars_dist.model import WEIGHTS
+from mars_dist.model import TOKENIZER, WEIGHTS
 from mars_dist.progress import Say
 from mars_dist.serialize import as_json, first_difference, from_plain, to_plain
 from mars_dist.storage import Folder
@@ -25,6 +25,7 @@ from mars_dist.training.batches import require_rows
 from mars_dist.training.checkpoint import Position
 from mars_dist.training.classifier_stage import ClassifierStage
 from mars_dist.training.fine_tuning import require_same_autoregressor, require_same_tokenizer
+from mars_dist.training.journal import TENSORBOARD
 from mars_dist.training.loop import Stage, train
 from mars_dist.training.run import CHECKPOINTS, STEP, Run
 from mars_dist.training.sharding import require_replicas
@@ -38,6 +39,8 @@ KINDS: dict[str, type[RunConfig]] = {
     "classifier": ClassifierRunConfig,
 }
 """The settings of each kind of run, by their section that no other kind has."""
+PARTS = (CHECKPOINTS, TOKENIZER, TENSORBOARD)
+"""Folders in a run's."""
 PLAN, FINISHED = "plan.json", "finished.json"
 """In a run's training/ folder: what it was started with, and that it came to its end."""
 
@@ -170,7 +173,7 @@ class Plan:
         """
         self.training.require_writable()
         with self.faults_told(), sole_writer(self.training, say, stop.set) as require_held:
-            Folder.open(self.folder).clear_unfinished()  # models are written beside training/, under the same lease
+            Folder.open(self.folder).clear_unfinished(PARTS)  # but not another run's, which may lie within
             self.note(PLAN)
             yield
             require_held()

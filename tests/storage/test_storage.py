@@ -285,17 +285,32 @@ def test_no_upload_in_parts_is_left_behind(bucket: str, s3_server: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "left"),
-    [("bucket/folder/below", ["folder-2/x", "folder/x", "x"]), ("bucket/folder", ["folder-2/x", "x"]), ("bucket", [])],
+    [
+        ("bucket/folder/part", ["folder-2/x", "folder/other/part/x", "folder/other/x", "folder/x", "part/x", "x"]),
+        ("bucket/folder", ["folder-2/x", "folder/other/part/x", "folder/other/x", "part/x", "x"]),
+        ("bucket", ["folder-2/x", "folder/other/part/x", "folder/other/x", "folder/part/below/x", "folder/x"]),
+    ],
 )
-def test_what_broken_uploads_leave_is_cleared_here_and_below(
+def test_what_broken_uploads_leave_is_cleared_here_and_in_parts(
     address: str, left: list[str], bucket: str, s3_server: str
 ) -> None:
+    """But not in other folders within: others may be writing there."""
+    keys = ["folder-2/x", "folder/other/part/x", "folder/other/x", "folder/part/below/x", "folder/x", "part/x", "x"]
     client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
-    for key in ("x", "folder/x", "folder/below/x", "folder-2/x"):
+    for key in keys:
         client.create_multipart_upload(Bucket="bucket", Key=key)
-    Folder.open(bucket.replace("bucket/folder", address)).clear_unfinished()
+    Folder.open(bucket.replace("bucket/folder", address)).clear_unfinished(["part", "below"])
     uploads = client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])
     assert sorted(upload["Key"] for upload in uploads) == left
+
+
+def test_what_a_kill_leaves_half_written_is_cleared_here_and_in_parts(tmp_path: Path) -> None:
+    files = [tmp_path / place / f".x{HALF_WRITTEN}" for place in ("", "part/below", "other", "other/part")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    Folder.open(tmp_path).clear_unfinished(["part", "nowhere"])
+    assert [file.exists() for file in files] == [False, False, True, True]
 
 
 def test_a_name_that_is_not_utf8_hides_no_other_nor_does_a_link_that_leads_nowhere(tmp_path: Path) -> None:

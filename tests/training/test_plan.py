@@ -64,19 +64,22 @@ def test_what_broken_uploads_have_left_is_gone_once_a_run_begins(
     run: str, plan: Plan, bucket: str, s3_server: str
 ) -> None:
     client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
+    of_another = f"{run}/another/model.safetensors".removeprefix("bucket/")
     for file in SENT:
         client.create_multipart_upload(Bucket="bucket", Key=f"{run}/{file}".removeprefix("bucket/"))
+    client.create_multipart_upload(Bucket="bucket", Key=of_another)
     begin(replace(plan, folder=bucket.replace("bucket/folder", run)))
-    assert "Uploads" not in client.list_multipart_uploads(Bucket="bucket")
+    assert [upload["Key"] for upload in client.list_multipart_uploads(Bucket="bucket")["Uploads"]] == [of_another]
 
 
 def test_what_kills_have_left_on_a_disk_is_gone_once_a_run_begins(plan: Plan) -> None:
     half_written = [Path(str(plan.folder)) / Path(file).with_name(f".{Path(file).name}.1.part") for file in SENT]
-    for path in half_written:
+    of_another = Path(str(plan.folder)) / "another" / ".model.safetensors.1.part"
+    for path in (*half_written, of_another):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     begin(plan)
-    assert not any(path.exists() for path in half_written)
+    assert not any(path.exists() for path in half_written) and of_another.exists()
 
 
 def test_two_runs_at_once_are_refused(plan: Plan) -> None:
