@@ -67,6 +67,7 @@ def preprocess(
             )
             if not info.shards:
                 raise none_usable(source, rejected)
+            del notes, jobs  # or the driver would hold the labels twice
             if fingerprint(read_source(source)) != notes_print:
                 raise ValueError(f"{source}: has changed while it was read: run the same command again")
             finish(folder, info, require_held)

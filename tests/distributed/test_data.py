@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from time import sleep
+from weakref import ReferenceType, ref
 
 import numpy as np
 import psutil
@@ -21,13 +22,16 @@ import soundfile
 from mars_dist.codes import encode_here
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import MANIFEST, DatasetInfo, Shard, write_shard
+from mars_dist.distributed import data
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.distributed.data import encode, finish, preprocess
 from mars_dist.lease import LEASE, sole_writer
 from mars_dist.memory import MALLOC_CONF
+from mars_dist.nsynth import Note
 from mars_dist.pictures import estimate_bytes
 from mars_dist.rows import Rows
 from mars_dist.sources.read import read_source
+from mars_dist.sources.source import Source
 from mars_dist.storage import Folder, LocalFolder
 from mars_dist.training.plan import Plan
 
@@ -227,6 +231,23 @@ def test_a_source_that_changes_meanwhile_is_refused(
     info = preprocess(short_notes, tmp_path / "out", short, shard_rows=5, progress=lines)
     assert [note.reason[:12] for note in info.rejected] == ["1000 samples"]
     assert any("shards 5/5 (4 kept)" in line for line in lines)
+
+
+def test_labels_are_let_go_before_they_are_read_again(
+    short_notes: Path, short: SpectrogramConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten million notes they are 15 GB."""
+    read, held = list[ReferenceType[Note]](), list[int]()
+
+    def read_here(name: str) -> Source:
+        held.append(sum(note() is not None for note in read))
+        source = read_source(name)
+        read.extend(ref(entry.note) for entry in source.splits["train"].entries)
+        return source
+
+    monkeypatch.setattr(data, "read_source", read_here)
+    preprocess(short_notes, tmp_path / "out", short, progress=lambda line: None)
+    assert held == [0, 0]
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["a folder", "archives"])
