@@ -26,17 +26,18 @@ from check import prepare
 from loading import enlarged
 from side_by_side import Table, options, tell
 
-from mars_dist.config import TrainConfig
+from mars_dist.config import AutoregressorConfig, TrainConfig
 from mars_dist.dataset import ROWS_IN_GROUP, Columns, DatasetInfo
 from mars_dist.rows import Rows
 from mars_dist.storage import Folder
-from mars_dist.training import autoregressor_stage
+from mars_dist.training.autoregressor_stage import labels
 from mars_dist.training.batches import Batch, Batches
 
+CODES = ["codes", *labels(AutoregressorConfig())]
 KINDS = {
     "pictures": ("pictures", ["picture"]),
-    "codes": ("codes", autoregressor_stage.COLUMNS),
-    "codes with latents": ("codes", autoregressor_stage.CORRUPTED),
+    "codes": ("codes", CODES),
+    "codes with latents": ("codes", [*CODES, "latents"]),
 }
 """The data set, and the columns of it."""
 WORKERS = (1, 2, 4, 8)

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mars_dist import rows
 from mars_dist.autoregressor import Autoregressor
 from mars_dist.conditions import QUALITY_CONDITIONS, UNASKED
 from mars_dist.config import AutoregressorRunConfig
+from mars_dist.dataset import Columns
 from mars_dist.model import TOKENIZER, Mars, load_tokenizer, model_fingerprint, save_tokenizer
 from mars_dist.nsynth import QUALITIES
 from mars_dist.products import packed
@@ -51,6 +54,30 @@ def test_latents_are_read_only_where_codes_are_corrupted(plan: Plan, stage: Auto
         batch = one.batches.load(0, 0, 1)
         assert ("latents" in batch, "latents" in one.held_out.evenly(2, 0, 1)) == (read, False)
         assert one.losses(batch, 0)["cross_entropy"].isfinite()
+
+
+def test_labels_are_read_only_where_they_are_conditions(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To count them, to train and to validate."""
+    config, read = plan.config, set[str]()
+    assert isinstance(config, AutoregressorRunConfig)
+    from_table = rows.from_table
+
+    def note_columns(table: pa.Table) -> Columns:
+        read.update(table.column_names)
+        return from_table(table)
+
+    monkeypatch.setattr(rows, "from_table", note_columns)
+    always = {"codes", "latents", "pitch", "velocity", "family", "source"}
+    for instrument, qualities in ((False, False), (True, False), (False, True)):
+        asked = replace(config.autoregressor, condition_on_instrument=instrument, condition_on_qualities=qualities)
+        stage = replace(plan, config=replace(config, autoregressor=asked)).stage(LocalRun(tmp_path))
+        assert isinstance(stage, AutoregressorStage)
+        stage.batches.load(0, 0, 1)
+        stage.validate()
+        assert read == always | set(["instrument_str"] * instrument + ["qualities"] * qualities)
+        read.clear()
 
 
 def test_a_batch_has_each_notes_qualities(stage: AutoregressorStage) -> None:
