@@ -153,10 +153,10 @@ def read_pictures(part: Split, config: SpectrogramConfig) -> tuple[dict[str, NDA
     wave_NT = np.empty((len(part.entries) * keeps_waves, config.num_samples), np.int16)
     notes: list[Note] = []
     rejected: list[Rejected] = []
+    found = part.waves(part.entries, config)
     for start in range(0, len(part.entries), NOTES_AT_ONCE):
         waves, first = [], len(notes)
-        entries = part.entries[start : start + NOTES_AT_ONCE]
-        for entry, wave_T in zip(entries, part.waves(entries, config), strict=True):
+        for entry, wave_T in zip(part.entries[start : start + NOTES_AT_ONCE], found, strict=False):
             if isinstance(wave_T, ValueError):
                 rejected.append(Rejected(entry.note.note_str, part.name, str(wave_T)))
             else:

@@ -1,8 +1,7 @@
 """The rows of one split of a data set, read by the row group, wherever they lie."""
 
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mars_dist.dataset import MANIFEST, ROWS_IN_GROUP, Columns, DatasetInfo, from_table
-from mars_dist.storage import Folder, LocalFolder
+from mars_dist.storage import Folder, LocalFolder, read_ahead
 
 
 class Group(NamedTuple):
@@ -122,14 +121,7 @@ class Rows:
 
     def in_turn(self, groups: Iterable[Group], columns: Sequence[str]) -> Generator[Columns, None, None]:
         """One group after the other, the next ones read meanwhile: no more than are read at once wait."""
-        with ThreadPoolExecutor(self.folder.at_once) as readers:
-            waiting: deque[Future[Columns]] = deque()
-            for group in groups:
-                waiting.append(readers.submit(self.read_group, group, columns))
-                if len(waiting) > self.folder.at_once:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        return read_ahead(lambda group: self.read_group(group, columns), groups, self.folder.at_once)
 
     def take(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> Columns:
         """The rows of these numbers, in their order."""

@@ -15,14 +15,15 @@ import shutil
 import stat
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
@@ -31,6 +32,8 @@ from pyarrow import fs
 from mars_dist.serialize import parse_json
 from mars_dist.whole import HALF_WRITTEN, whole
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 ATTEMPTS = 8
 """Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
@@ -353,6 +356,18 @@ class S3Folder(Folder):
     def _key(self, file: str) -> dict[str, str]:
         bucket, _, key = self.at(file).partition("/")
         return {"Bucket": bucket, "Key": key}
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Generator[Result, None, None]:
+    """read(item) for each item, in their order, the next ones meanwhile: no more than are read at once wait."""
+    with ThreadPoolExecutor(at_once) as readers:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(readers.submit(read, item))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _endpoint_of_environment() -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, cast
 
 import numpy as np
@@ -186,6 +186,31 @@ def test_files_in_s3_are_read_together_and_are_the_same_notes(
     assert all((found[name] == values).all() for name, values in expected.items())
 
     proxy.close()
+
+
+def test_from_s3_the_next_notes_are_read_while_these_are_worked_on(
+    train: Split, short: SpectrogramConfig, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, asked = Folder.open(bucket), list[str]()
+    for entry in train.entries:
+        home.sub("audio").send(Path(train.folder.at(entry.file)))
+
+    def read(self: Folder, file: str) -> bytes:
+        asked.append(file)
+        return Folder.read(self, file)
+
+    def work(wave_BT: torch.Tensor, config: SpectrogramConfig) -> torch.Tensor:
+        deadline = monotonic() + 10
+        while len(asked) < home.at_once:
+            assert monotonic() < deadline, asked
+            sleep(0.01)
+        return picture_from_wave(wave_BT, config)
+
+    monkeypatch.setattr(storage.S3Folder, "read", read)
+    monkeypatch.setattr(pictures, "picture_from_wave", work)
+    monkeypatch.setattr(pictures, "NOTES_AT_ONCE", 2)
+    columns, _ = read_pictures(replace(train, folder=home), short)
+    assert columns["note_str"].tolist() == [entry.note.note_str for entry in train.entries]
 
 
 @pytest.mark.parametrize("fault", ["403", "500", "silence", "cut download", "gone", "down"])

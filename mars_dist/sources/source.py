@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from mars_dist.audio import Wave, convert_note, read_note
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Rejected
 from mars_dist.nsynth import Note
-from mars_dist.storage import Folder, S3Folder
+from mars_dist.storage import Folder, S3Folder, read_ahead
 
 
 class Entry(NamedTuple):
@@ -55,8 +54,9 @@ class Split:
             content = self.folder.read(entry.file)
         return (read_note if self.strict else convert_note)(content, config.sample_rate, config.num_samples)
 
-    def waves(self, entries: Sequence[Entry], config: SpectrogramConfig) -> list[Wave | ValueError]:
-        """Of each entry, or why it cannot be used. S3 takes its time for each file: there they are read together.
+    def waves(self, entries: Sequence[Entry], config: SpectrogramConfig) -> Iterator[Wave | ValueError]:
+        """Of each entry, or why it cannot be used. S3 takes its time for each file: there the next ones are read while
+        these are worked on.
 
         Raises ValueError where a file that was found cannot be read: a store that is away, or a permission that is
         lacking, may be back in the next run, which would keep a shard without the note.
@@ -70,10 +70,8 @@ class Split:
             except OSError as error:
                 raise cannot_be_read(self.folder.sub(entry.file).name, error) from error
 
-        if self.archive or not isinstance(self.folder, S3Folder):
-            return [attempt(entry) for entry in entries]
-        with ThreadPoolExecutor(self.folder.at_once) as readers:
-            return list(readers.map(attempt, entries))
+        from_s3 = isinstance(self.folder, S3Folder) and not self.archive
+        return read_ahead(attempt, entries, self.folder.at_once) if from_s3 else map(attempt, entries)
 
 
 def cannot_be_read(name: str, error: OSError) -> ValueError:
