@@ -1,5 +1,6 @@
 """Which rows a step trains on, and the noise that it draws."""
 
+import tracemalloc
 from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice, pairwise
@@ -18,6 +19,7 @@ from mars_dist.dataset import Columns, DatasetInfo, Shard, write_shard
 from mars_dist.rows import Rows
 from mars_dist.storage import Folder
 from mars_dist.training.batches import PREFETCH, Batch, Batches, HeldOut, keyed_uniform, require_rows
+from mars_dist.training.order import Order
 
 NUM_ROWS = 330
 
@@ -126,6 +128,19 @@ def test_workers_share_the_reading(many: Rows, world_size: int, most: float) -> 
             kept.append(len(batches.kept))
     assert len(begun) / len(many.groups) / world_size < most
     assert max(kept) <= 12
+
+
+def test_an_order_takes_little_memory() -> None:
+    """Each worker holds that of all rows, and makes another as a pass ends."""
+    num_groups = 2000
+    tracemalloc.start()
+    try:
+        order = Order([64] * num_groups, 1024, seed=0)
+        order.batch(0, 64)
+        held, most = (num_bytes / (64 * num_groups) for num_bytes in tracemalloc.get_traced_memory())
+    finally:
+        tracemalloc.stop()
+    assert held < 16 and most < 40
 
 
 def test_what_fits_the_window_is_read_once_for_all_passes(rows: Rows) -> None:
