@@ -48,18 +48,24 @@ def train_worker(given: dict[str, Any]) -> Position | TrainingFailed:
     run = None
     try:
         run = RayRun(plan, line)
-        run.require_hope()
-        position = plan.train(run)
-        run.publish()
-        return position
-    except TrainingFailed as failed:
-        return failed
+        ended = come_to(plan, run)
+        run.publish()  # of one that failed too: the steps since its last checkpoint are those that tell why
+        return ended
     except Exception as error:
         line.note_failure(context.get_world_rank(), error)
         raise
     finally:
         if run:
             run.close()
+
+
+def come_to(plan: Plan, run: "RayRun") -> Position | TrainingFailed:
+    """Where training ended, or why it failed."""
+    try:
+        run.require_hope()
+        return plan.train(run)
+    except TrainingFailed as failed:
+        return failed
 
 
 def cpus_here() -> int:

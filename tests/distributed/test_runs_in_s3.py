@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mars_dist.codes import encode_here
+from mars_dist.config import OptimConfig
 from mars_dist.distributed.console import ALIKE
 from mars_dist.errors import TrainingFailed
 from mars_dist.fetched import on_disk
@@ -110,6 +111,15 @@ def test_a_run_in_s3_leaves_nothing_on_its_machines(trained_tokenizer: Plan, buc
     here, there = Folder.open(trained_tokenizer.folder), Folder.open(bucket)
     assert there.sizes().keys() == here.sizes().keys() and there.read("config.json") == here.read("config.json")
     assert len(read_metrics(on_disk(bucket), "valid")) == 2
+
+
+def test_a_run_that_fails_has_told_how_it_came_to_that(trained_tokenizer: Plan, bucket: str) -> None:
+    """The steps since its last checkpoint, of which there was none."""
+    config = replace(trained_tokenizer.config, optim=OptimConfig(lr=1e30, warmup_steps=2))
+    with pytest.raises(TrainingFailed, match=r"tokenizer: not finite at step [12]: "):
+        fit(replace(trained_tokenizer, config=config, folder=bucket), 1, lambda line: None)
+    assert read_metrics(on_disk(bucket), "train")[0]["step"] == 1
+    assert "tensorboard" in Folder.open(bucket).list()
 
 
 def test_another_run_in_its_bucket_is_refused(trained_tokenizer: Plan, bucket: str) -> None:
