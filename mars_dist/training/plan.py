@@ -59,9 +59,12 @@ class Plan:
     """The folder of a trained model of the same kind, whose weights are the first ones: fine-tuning."""
 
     def check(self, workers: int) -> None:
-        """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run."""
+        """Raises ValueError where the settings fit neither data nor workers, or the folder holds another run's work."""
         self.require_fit(workers)
-        if (before := self.noted(PLAN)) and (difference := self.difference(before)) and self.holds_anything:
+        before = self.noted(PLAN)
+        if before is None and self.holds_a_model:  # one that was copied there, or whose training/ was deleted
+            raise ValueError(f"{self.folder}: holds a model that is not this run's: choose another --out")
+        if before and (difference := self.difference(before)) and self.holds_anything:
             raise ValueError(f"{self.folder}: holds a run with {difference}: use its settings, or choose another --out")
 
     def require_fit(self, workers: int) -> None:
@@ -127,8 +130,11 @@ class Plan:
     @property
     def holds_anything(self) -> bool:
         """Whether work would be lost with what the run's folder holds: one that was stopped early holds nothing yet."""
-        saved = any(name == FINISHED or name.startswith(STEP) for name in self.training.list())
-        return saved or WEIGHTS in Folder.open(self.folder).list()
+        return self.holds_a_model or any(name == FINISHED or name.startswith(STEP) for name in self.training.list())
+
+    @property
+    def holds_a_model(self) -> bool:
+        return WEIGHTS in Folder.open(self.folder).list()
 
     def difference(self, before: "Noted") -> str | None:
         """The first field in which a run that was noted trains something else; where and how are free to change.

@@ -137,6 +137,13 @@ def test_what_is_kept_is_its_runs(plan: Plan, kept: str) -> None:
         begin(with_optim(plan, lr=0.5))
 
 
+def test_a_model_of_another_training_is_not_written_over(plan: Plan) -> None:
+    """One that was handed on, without training/: where it lies nothing else is trained, nor is it trained further."""
+    keep_something(plan, "model.safetensors")
+    with pytest.raises(ValueError, match=r"run: holds a model that is not this run's: choose another --out"):
+        begin(plan)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"accumulate": 2}, {"replicas": 2}, {"recompute": "blocks"}, {"compile": True}, {"log_every": 3},
