@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from mars_dist.classifier import NUM_PITCHES, Classifier, Judgement, average_time
 from mars_dist.cmx import demultiplex
 from mars_dist.config import ClassifierRunConfig
-from mars_dist.dataset import Columns
+from mars_dist.dataset import Columns, DatasetInfo
 from mars_dist.model import save_classifier
 from mars_dist.rows import Group, Rows
 from mars_dist.training import sharding
@@ -33,8 +33,8 @@ UNSEEN = "test"
 class BriefRows(Rows):
     """Rows whose pictures have their time averaged as they are read: so thousands are held in memory and shuffled."""
 
-    def __init__(self, folder: str, split: str, frames: int) -> None:
-        super().__init__(folder, split)
+    def __init__(self, folder: str, split: str, info: DatasetInfo, frames: int) -> None:
+        super().__init__(folder, split, info)
         self.frames = frames
 
     def read_group(self, group: Group, columns: Sequence[str]) -> Columns:
@@ -52,11 +52,10 @@ class ClassifierStage(Stage):
 
     def __init__(self, config: ClassifierRunConfig, data: str, run: Run) -> None:
         self.config, self.train, self.optim, self.run = config, config.train, config.optim, run
-        require_fit(config, data)
-        rows = partial(BriefRows, data, frames=config.classifier.frames)
+        self.info = require_fit(config, data)[0].info
+        rows = partial(BriefRows, data, info=self.info, frames=config.classifier.frames)
         self.batches = Batches(rows(split="train"), COLUMNS, prepare, self.train)
         self.held_out = HeldOut(rows(split="valid"), COLUMNS, prepare)
-        self.info = self.batches.rows.info
         self.unseen = HeldOut(rows(split=UNSEEN), COLUMNS, prepare) if self.info.counts.get(UNSEEN) else None
         self.judged_by = config.judged_by
         torch.manual_seed(self.train.seed)

@@ -41,6 +41,14 @@ def info(short_pictures: str) -> DatasetInfo:
     return DatasetInfo.load(Folder.open(short_pictures))
 
 
+def test_dataset_json_is_read_once_for_all_splits(classifier_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more shards there are, the longer that takes: by each worker, at each start."""
+    loaded, load = list[str](), DatasetInfo.load
+    monkeypatch.setattr(DatasetInfo, "load", lambda folder: loaded.append(folder.name) or load(folder))
+    stage_of(classifier_plan)
+    assert loaded == [classifier_plan.data]
+
+
 def with_splits(data: str, folder: Path, *splits: str) -> str:
     """A data set whose splits are all the same 8 notes."""
     shutil.copytree(data, folder)
