@@ -52,13 +52,17 @@ def spectral_convergence(y_B1FN: Tensor, x_B1FN: Tensor, n_fft: int) -> Tensor:
 
 
 def multi_resolution(y_B1FN: Tensor, x_B1FN: Tensor, n_fft: int) -> Tensor:
-    """L1 between log pictures of power averaged over rectangles: what a coarser STFT would see."""
+    """L1 between log pictures of power averaged over rectangles: what a coarser STFT would see.
+
+    Rectangles that are longer than a short picture are left out.
+    """
     y_power, x_power = magnitude(y_B1FN, n_fft).square(), magnitude(x_B1FN, n_fft).square()
+    pools = [(bins, frames) for bins, frames in POOLS if frames <= x_B1FN.shape[-1]]
 
     def coarse(power_B1FN: Tensor, pool: tuple[int, int]) -> Tensor:
         return normalise((F.avg_pool2d(power_B1FN, pool) + 1e-8).sqrt(), n_fft)
 
-    return torch.stack([F.l1_loss(coarse(y_power, pool), coarse(x_power, pool)) for pool in POOLS]).mean()
+    return torch.stack([F.l1_loss(coarse(y_power, pool), coarse(x_power, pool)) for pool in pools]).mean()
 
 
 def mel_distance(y_B1FN: Tensor, x_B1FN: Tensor, spectrogram: SpectrogramConfig) -> Tensor:

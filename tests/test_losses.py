@@ -106,6 +106,13 @@ def test_multi_resolution_forgives_what_a_coarser_picture_does_not_show() -> Non
     assert 0 < near < 0.6 * far
 
 
+@pytest.mark.parametrize("num_frames", [1, 4, 7])
+def test_a_short_picture_is_compared_by_the_rectangles_that_fit(num_frames: int) -> None:
+    """A note of 64 ms has four frames."""
+    y_B1FN, x_B1FN = (picture(seed)[..., :num_frames] for seed in (1, 0))
+    assert multi_resolution(x_B1FN, x_B1FN, 512) == 0 < multi_resolution(y_B1FN, x_B1FN, 512)
+
+
 def test_mel_bands_are_means_about_evenly_spaced_mels() -> None:
     bank_FM = mel_bank(1024, 16_000)
     assert bank_FM.shape == (512, 64)
