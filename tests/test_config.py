@@ -76,6 +76,9 @@ INVALID: dict[str, Callable[[], object]] = {
     "codebook.start_step: 200 is not before the last of train.steps = 100": lambda: TokenizerRunConfig(
         train=TrainConfig(steps=100)
     ),
+    r"start_step: 200 .* train.steps = 200, .* choose fewer \(0 in fine-tuning by --init-from": lambda: (
+        TokenizerRunConfig(train=TrainConfig(steps=200))
+    ),
     "codebook.dropout: 0.1 keeps the first 3 scales or more, and there are 2": lambda: TokenizerRunConfig(
         tokenizer=TokenizerConfig(scales=(Size(1, 1), Size(8, 8))), codebook=CodebookConfig(dropout=0.1)
     ),

@@ -33,7 +33,8 @@ class TokenizerRunConfig:
         if self.codebook.start_step >= self.train.steps:
             raise ValueError(
                 f"codebook.start_step: {self.codebook.start_step} is not before the last of train.steps = "
-                f"{self.train.steps}, so that there would be no codebook: choose fewer, or more steps"
+                f"{self.train.steps}, so that there would be no codebook: choose fewer (0 in fine-tuning by "
+                "--init-from, which has one), or more steps"
             )
         if self.codebook.dropout and len(self.tokenizer.scales) <= FEWEST_SCALES:
             raise ValueError(
