@@ -164,8 +164,9 @@ def validate(stage: Stage, average: MovingAverage, position: Position, journal: 
 
 def resume(stage: Stage, run: Run, optimizer: torch.optim.Optimizer, average: MovingAverage) -> Position:
     """Go on from the newest checkpoint that is whole; from the start where none has ever been."""
-    saved, memory, damaged = run.checkpoints(), stage.memory(), False
-    for name, context in saved:
+    memory, not_whole, damaged = stage.memory(), list[str](), False
+    position: Position | None = None
+    for name, context in run.checkpoints():
         try:
             with context as folder:
                 position = checkpoint.load(folder, stage.model, optimizer, average, memory)
@@ -174,11 +175,13 @@ def resume(stage: Stage, run: Run, optimizer: torch.optim.Optimizer, average: Mo
             unfinished = isinstance(damage, checkpoint.Unfinished)
             what = "was never finished" if unfinished else "is damaged"
             run.say(f"{stage.name}: checkpoint {name} {what} ({damage}): the one before is taken")
-            run.distrust(name)
+            not_whole.append(name)
             damaged |= not unfinished
-    else:
-        if damaged:
-            raise TrainingFailed(f"{stage.name}: no checkpoint in {run.name} is whole: delete it and start anew")
+    if position is None and damaged:  # nothing is changed: the same command shall not begin anew either
+        raise TrainingFailed(f"{stage.name}: no checkpoint in {run.name} is whole: delete it and start anew")
+    for name in not_whole:
+        run.distrust(name)
+    if position is None:
         return Position(seed=stage.train.seed)
     stage.recall(memory)
     if position.seed != stage.train.seed:
