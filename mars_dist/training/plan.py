@@ -15,7 +15,7 @@ from mars_dist.dataset import MANIFEST
 from mars_dist.errors import OutOfMemory, TrainingFailed
 from mars_dist.lease import sole_writer
 from mars_dist.memory import keep_freed_memory
-from mars_dist.model import TOKENIZER, WEIGHTS
+from mars_dist.model import TOKENIZER, WEIGHTS, model_fingerprint
 from mars_dist.progress import Say
 from mars_dist.serialize import as_json, first_difference, from_plain, to_plain
 from mars_dist.storage import Folder
@@ -139,15 +139,17 @@ class Plan:
     def difference(self, before: "Noted") -> str | None:
         """The first field in which a run that was noted trains something else; where and how are free to change.
 
-        So is the place of its data, and of the tokenizer that made them; but not what they are.
+        So is the place of its data, of the tokenizer that made them, and of a model that fine-tuning starts from; but
+        not what they are.
         """
-        then, now = before.dataset, self.dataset
+        plan, then, now = before.plan, before.dataset, self.dataset
+        if plan.init_from != self.init_from and before.first_weights and before.first_weights == self.first_weights:
+            plan = replace(plan, init_from=self.init_from)
         if then and then == now:
-            moved = replace(before.plan, data=self.data, tokenizer=self.tokenizer)
-            return first_difference(moved.what_is_trained(), self.what_is_trained())
-        if then and now and before.plan.data == self.data:
+            plan = replace(plan, data=self.data, tokenizer=self.tokenizer)
+        elif then and now and plan.data == self.data:
             return f"data = {self.data} as it was then, not as it is now"
-        return first_difference(before.plan.what_is_trained(), self.what_is_trained())
+        return first_difference(plan.what_is_trained(), self.what_is_trained())
 
     @property
     def dataset(self) -> str | None:
@@ -155,6 +157,14 @@ class Plan:
         try:
             return hashlib.sha256(Folder.open(self.data).read(MANIFEST)).hexdigest()
         except OSError:
+            return None
+
+    @property
+    def first_weights(self) -> str | None:
+        """What the model is known by that fine-tuning starts from, wherever it lies; None where there is none."""
+        try:
+            return model_fingerprint(self.init_from) if self.init_from else None
+        except (OSError, ValueError):
             return None
 
     def what_is_trained(self) -> dict[str, Any]:
@@ -202,14 +212,15 @@ class Plan:
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be read ({error}): choose another --out") from error
         try:
-            return Noted(Plan.from_plain(plain), plain.get("dataset"))
+            return Noted(Plan.from_plain(plain), plain.get("dataset"), plain.get("first_weights"))
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             told = f"damaged, or of another version ({error!r}): choose another --out"
             raise ValueError(f"{self.training.at(file)}: {told}") from error
 
     def note(self, file: str) -> None:
         """Raises OSError."""
-        self.training.write(file, as_json(self.to_plain() | {"dataset": self.dataset}))
+        known_by = {"dataset": self.dataset, "first_weights": self.first_weights}
+        self.training.write(file, as_json(self.to_plain() | known_by))
 
     def to_plain(self) -> dict[str, Any]:
         return {
@@ -233,3 +244,5 @@ class Noted(NamedTuple):
     plan: Plan
     dataset: str | None
     """See `Plan.dataset`."""
+    first_weights: str | None
+    """See `Plan.first_weights`."""

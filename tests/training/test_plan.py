@@ -181,6 +181,22 @@ def test_a_run_whose_data_were_moved_goes_on(plan: Plan, short_pictures: str, tm
         begin(with_optim(moved, lr=0.5))
 
 
+def test_fine_tuning_of_a_model_that_was_moved_goes_on(plan: Plan, trained_tokenizer: Plan, tmp_path: Path) -> None:
+    first = Path(shutil.copytree(str(trained_tokenizer.folder), tmp_path / "first"))
+    plan = replace(plan, init_from=first)
+    begin(plan)
+    keep_something(plan)
+    moved = replace(plan, init_from=first.rename(tmp_path / "moved"))
+    begin(moved)
+    moved.mark_finished()
+    assert moved.finished
+    other = replace(plan, init_from=Path(shutil.copytree(str(moved.init_from), tmp_path / "other")))
+    with (tmp_path / "other" / "model.safetensors").open("ab") as weights:
+        weights.write(b"0")
+    with pytest.raises(ValueError, match=r"run: holds a run with init_from = \S+/moved, not \S+/other: use its"):
+        begin(other)
+
+
 def test_a_run_whose_codes_and_tokenizer_were_moved_goes_on(
     autoregressor_plan: Plan, short_codes: str, tmp_path: Path
 ) -> None:
