@@ -63,14 +63,16 @@ class Adversary:
             figures_2 += torch.stack([loss.detach(), share * told_apart(real, fake)])
         self.seen.clear()
         sharding.average_gradients(self.discriminator)
-        norm = get_total_norm(sharding.gradients_of(self.parameters.values())).item()
+        # One wait for a GPU, before the optimizer's step, instead of another one after it.
+        total_norm = get_total_norm(sharding.gradients_of(self.parameters.values()))
+        norm, *told = torch.stack([total_norm, *figures_2]).tolist()
         if not math.isfinite(norm):  # alike on all workers
             raise TrainingFailed(f"the adversary's gradient is {norm}: try a lower --adversary.lr")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return dict(zip(("adversary/loss", "adversary/told_apart"), figures_2.tolist(), strict=True))
+        return dict(zip(("adversary/loss", "adversary/told_apart"), told, strict=True))
 
     def look(self, x_B1FN: Tensor, parameters: dict[str, Tensor]) -> Features:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):

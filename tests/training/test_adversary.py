@@ -86,6 +86,17 @@ def test_it_learns_the_same_of_parts_and_looks_at_one_at_a_time(
     assert max(rows) == -(-5 // num_parts)
 
 
+def test_a_step_waits_for_a_gpu_once(adversary: Adversary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read a number is to wait for all that a GPU was given before."""
+    adversary.seen = [(torch.randn(2, 1, 64, 32), torch.randn(2, 1, 64, 32))]
+    waits = list[str]()
+    for name in ("item", "tolist", "cpu"):
+        read = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda x, name=name, read=read: waits.append(name) or read(x))
+    adversary.learn(1e-3, 2)
+    assert waits == ["tolist"]
+
+
 def test_nothing_is_learnt_before_it_takes_part(adversary: Adversary) -> None:
     before = {name: tensor.clone() for name, tensor in adversary.memory().items()}
     assert adversary.learn(1e-3, 4) == {}
