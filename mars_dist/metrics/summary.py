@@ -35,9 +35,8 @@ def bootstrap(
     """(n,) -> their mean with the 95 % percentile bootstrap interval (Efron 1979).
 
     `unit_n` numbers what is drawn, from 0, such as instruments, each with all its notes (Davison and Hinkley 1997,
-    section 3.8); unless given, and where there is one alone, notes. Drawn units differ less than others would, and the
-    fewer they are the less: the interval is widened to Student's t. The same values and seed give the same interval.
-    Memory is bounded, whatever n.
+    section 3.8); unless given, and where there is one alone, notes. The interval is widened to Student's t. The same
+    values and seed give the same interval. Memory is bounded, whatever n.
     """
     values_n = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     assert values_n.ndim == 1 and values_n.size, f"expected a vector of values, got shape {values_n.shape}"
@@ -48,9 +47,8 @@ def bootstrap(
     for done in range(0, resamples, rows):
         drawn_Ru = generator.integers(size_u.size, size=(min(rows, resamples - done), size_u.size))
         means.append(sum_u[drawn_Ru].sum(1) / size_u[drawn_Ru].sum(1))
-    mean, units = values_n.mean(), size_u.size
-    wider = math.sqrt(units / (units - 1)) * standard_errors(units) / STANDARD_ERRORS if units < values_n.size else 1.0
-    low, high = mean + wider * (np.quantile(np.concatenate(means), (0.025, 0.975)) - mean)
+    mean = values_n.mean()
+    low, high = mean + widening(size_u.size) * (np.quantile(np.concatenate(means), (0.025, 0.975)) - mean)
     return Estimate(float(mean), values_n.size, (float(low), float(high)))
 
 
@@ -80,14 +78,14 @@ def effective_number(values_n: NDArray[np.float64], unit_n: NDArray[np.int64] | 
         return n
     size_u, sum_u = np.append(size_u, [mean_size, mean_size]), np.append(sum_u, [mean_size, 0])
     p = sum_u.sum() / size_u.sum()
-    variance = units / (units - 1) * np.square(sum_u - p * size_u).sum() / size_u.sum() ** 2
-    few = (STANDARD_ERRORS / standard_errors(units)) ** 2
-    return float(min(n, few * p * (1 - p) / variance))
+    variance = widening(units) ** 2 * np.square(sum_u - p * size_u).sum() / size_u.sum() ** 2
+    return float(min(n, p * (1 - p) / variance))
 
 
-def standard_errors(units: int) -> float:
-    """To either side, in which 95 % lie where the spread is known from so few units."""
-    return float(stdtrit(units - 1, 0.975))
+def widening(units: int) -> float:
+    """To Student's t, of the interval of so many that were drawn: they differ less than others would, and the fewer
+    they are the less is known of how others do. One alone tells nothing of it."""
+    return math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.975)) / STANDARD_ERRORS if units > 1 else 1.0
 
 
 def of_units(values_n: NDArray[np.float64], unit_n: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -110,13 +108,14 @@ def bootstrap_set(
     itself. `units` numbers for each set, from 0 over all of them, what is drawn, such as instruments, which have notes
     in several sets: unless given, and where there is one alone, each set's notes. Drawn sets hold notes more than once,
     for which many scores are higher or lower as a whole. So the interval is value + (quantile - mean) of the drawn
-    scores: it lies about the value, and may reach beyond the score's range. Distances between sets of one kind have
-    intervals about twice too wide. Draws whose score is NaN, and such as leave a set fewer than two notes, are left
-    out. The same sizes and seed draw the same notes.
+    scores, widened to Student's t: it lies about the value, and may reach beyond the score's range. Distances between
+    sets of one kind have intervals about twice too wide. Draws whose score is NaN, and such as leave a set fewer than
+    two notes, are left out. The same sizes and seed draw the same notes.
     """
     generator = np.random.default_rng(seed)
     value = score(*(torch.ones(1, n, dtype=torch.float64) for n in sizes)).item()
     if units is None or not any(unit_n.any() for unit_n in units):
+        number = sum(sizes)
         counts = [generator.multinomial(n, np.full(n, 1 / n), size=resamples) for n in sizes]
     else:
         number = 1 + max(unit_n.max() for unit_n in units)
@@ -124,5 +123,5 @@ def bootstrap_set(
         counts = [drawn_Ru[:, unit_n] for unit_n in units]
     enough_R = np.all([counts_Rn.sum(1) > 1 for counts_Rn in counts], axis=0)
     drawn_R = score(*(torch.from_numpy(counts_Rn[enough_R]).double() for counts_Rn in counts)).numpy()
-    low, high = value + np.nanquantile(drawn_R, (0.025, 0.975)) - np.nanmean(drawn_R)
+    low, high = value + widening(number) * (np.nanquantile(drawn_R, (0.025, 0.975)) - np.nanmean(drawn_R))
     return Estimate(value, sum(sizes), (float(low), float(high)))

@@ -27,6 +27,17 @@ def test_nineteen_intervals_of_twenty_hold_the_truth() -> None:
     assert 0.88 <= np.mean([low <= 1 <= high for low, high in intervals]) <= 0.98
 
 
+@pytest.mark.parametrize("num_notes", [2, 3, 10])
+def test_nineteen_intervals_of_twenty_hold_the_truth_where_notes_are_few(num_notes: int) -> None:
+    rng, held = np.random.default_rng(3), list[tuple[bool, bool]]()
+    for seed in range(300):
+        values_n = rng.normal(size=num_notes)
+        score = mean_of(torch.from_numpy(values_n))
+        found = bootstrap(values_n, seed, 300), bootstrap_set(score, num_notes, seed=seed, resamples=300)
+        held.append(tuple(low <= 0 <= high for low, high in (one.interval for one in found)))
+    assert np.all((np.mean(held, axis=0) >= 0.91) & (np.mean(held, axis=0) <= 0.98))
+
+
 def test_the_seed_alone_decides() -> None:
     values_n = torch.rand(50, generator=torch.Generator().manual_seed(0))
     assert bootstrap(values_n, seed=3) == bootstrap(values_n, seed=3)
@@ -129,6 +140,17 @@ def test_nineteen_intervals_of_twenty_hold_the_mean_of_other_instruments(num_uni
         held.append(tuple(one.interval[0] <= 0 <= one.interval[1] for one in found))
     of_instruments, of_notes = np.mean(held, axis=0)
     assert 0.91 <= of_instruments <= 0.98 and of_notes < 0.75
+
+
+@pytest.mark.parametrize("num_units", [2, 3, 5])
+def test_intervals_of_sets_scores_hold_that_of_other_instruments(num_units: int) -> None:
+    rng, held = np.random.default_rng(1), list[bool]()
+    for _ in range(300):
+        unit_n = draw(num_units, rng)
+        values_n = torch.from_numpy(rng.normal(size=num_units)[unit_n] + rng.normal(size=unit_n.size))
+        low, high = bootstrap_set(mean_of(values_n), unit_n.size, units=[unit_n]).interval
+        held.append(low <= 0 <= high)
+    assert 0.91 <= np.mean(held) <= 0.98
 
 
 @pytest.mark.parametrize("right", [True, False])
