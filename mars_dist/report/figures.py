@@ -51,7 +51,7 @@ def cell(estimate: Estimate | None) -> str:
     low, high = estimate.interval
     digits = significant(max(abs(low), abs(high), abs(estimate.value)))
     return (
-        f"<td>{estimate.value:.{digits}f}<small>{low:.{digits}f} to {high:.{digits}f}</small>"
+        f"<td>{estimate.value:z.{digits}f}<small>{low:z.{digits}f} to {high:z.{digits}f}</small>"
         f"<small>n = {estimate.n}</small></td>"
     )
 

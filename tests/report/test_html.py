@@ -157,6 +157,12 @@ def test_estimates_stand_with_interval_and_n(full: Report) -> None:
     assert "An interval says what other instruments, or (instrument, pitch) pairs, would give" in text
 
 
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    """As a kernel distance of notes of one kind may."""
+    row = Row("PKID", "valid", "", "", {"real": Estimate(-4e-6, 57, (-0.0012, 0.0011))})
+    assert "<td>0.00000<small>-0.00120 to 0.00110</small>" in render(Report("t", [], RATE, table=[row]))
+
+
 def test_every_line_is_explained_once(full: Report) -> None:
     text = render(full)
     for line in (*LADDER, "real"):
