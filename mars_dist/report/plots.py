@@ -12,7 +12,9 @@ from mars_dist.report.figures import significant
 
 LEFT, RIGHT, TOP, BOTTOM = 58, 468, 14, 206
 BETWEEN, HEIGHT = 190, 260
-"""Of the axes of parallel coordinates: what lies between two of them, and how high they are."""
+"""Of the axes of parallel coordinates: what lies between two of them at least, and how high they are."""
+LETTER, LINE = 7, 14
+"""Room for a letter and for a line of their text."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Axis:
 
     heading: str
     values: Sequence[str | float]
+
+    @property
+    def names(self) -> list[str | float]:
+        """Different values, where there are names among them."""
+        return list(dict.fromkeys(self.values)) if any(isinstance(value, str) for value in self.values) else []
 
 
 def pareto_front(points: Sequence[Point], mode: Literal["min", "max"]) -> list[Point]:
@@ -77,39 +84,43 @@ def cloud(title: str, x_label: str, points: Sequence[Point], mode: Literal["min"
 
 
 def parallel(axes: Sequence[Axis], names: Sequence[str]) -> str:
-    """A line for each setting through all axes; the first setting, the best, is drawn boldly and last."""
-    width = BETWEEN * (len(axes) - 1) + 240
-    places = [axis_places(axis) for axis in axes]
+    """A line for each setting through all axes; the first setting, the best, is drawn boldly and last.
+
+    There is room for all that is written: the longest heading or name, and the names of the axis that has most.
+    """
+    written = [text for axis in axes for text in (axis.heading, *map(tick_label, axis.values))]
+    between = max(BETWEEN, LETTER * max(map(len, written)))
+    width, height = between * len(axes) + 50, max(HEIGHT, 76 + LINE * max(len(axis.names) for axis in axes))
+    places, left = [axis_places(axis, height) for axis in axes], between // 2 + 25
     drawn = ""
     for i, axis in enumerate(axes):
-        x = 120 + BETWEEN * i
+        x = left + between * i
         labels = {label: y for label, y in zip(map(tick_label, axis.values), places[i], strict=True)}
-        shown = labels if any(isinstance(value, str) for value in axis.values) else ends(labels)
+        shown = labels if axis.names else ends(labels)
         texts = "".join(f'<text x="{x + 6}" y="{y + 4:.1f}">{escape(label)}</text>' for label, y in shown.items())
         drawn += (
-            f'<line x1="{x}" x2="{x}" y1="34" y2="{HEIGHT - 10}"/>{texts}'
+            f'<line x1="{x}" x2="{x}" y1="34" y2="{height - 10}"/>{texts}'
             f'<text x="{x}" y="16" class="x heading">{escape(axis.heading)}</text>'
         )
     lines = ""
     for k in reversed(range(len(names))):
-        points = " ".join(f"{120 + BETWEEN * i},{places[i][k]:.1f}" for i in range(len(axes)))
+        points = " ".join(f"{left + between * i},{places[i][k]:.1f}" for i in range(len(axes)))
         best = " best" if k == 0 else ""
         lines += f'<polyline points="{points}" class="setting{best}"><title>{escape(names[k])}</title></polyline>'
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Parallel coordinates">'
-        f'<svg class="parallel" style="min-width:{width}px" viewBox="0 0 {width} {HEIGHT}" role="img" '
+        f'<svg class="parallel" style="min-width:{width}px" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="Each setting as a line through its choices, its cost and its score">{lines}{drawn}</svg></div>'
     )
 
 
-def axis_places(axis: Axis) -> list[float]:
+def axis_places(axis: Axis, height: int) -> list[float]:
     """How high each value lies; names in the order in which they come."""
-    if any(isinstance(value, str) for value in axis.values):
-        order = list(dict.fromkeys(axis.values))
-        of = scale(range(len(order)), 50, HEIGHT - 26)
-        return [of(order.index(value)) for value in axis.values]
+    if names := axis.names:
+        of = scale(range(len(names)), 50, height - 26)
+        return [of(names.index(value)) for value in axis.values]
     numbers = [float(value) for value in axis.values]
-    of = scale(numbers, HEIGHT - 26, 50)
+    of = scale(numbers, height - 26, 50)
     return [of(number) for number in numbers]
 
 

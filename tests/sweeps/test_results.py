@@ -4,6 +4,7 @@ import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars_dist.presets import load
-from mars_dist.report.plots import Point, cloud, pareto_front, short
+from mars_dist.report.plots import Axis, Point, cloud, parallel, pareto_front, short
 from mars_dist.sweeps.conclude import conclude
 from mars_dist.sweeps.records import Record, Records
 from mars_dist.sweeps.results import rank
@@ -173,6 +174,17 @@ def test_numbers_along_an_axis_differ() -> None:
     points = [Point("cheap", 1.106e9, 2.0), Point("dear", 1.124e9, 1.0)]
     numbers = re.findall(r'class="x">([^<]*)<', cloud("error", "FLOPs", points, "min"))
     assert len(set(numbers)) == len(numbers) > 2
+
+
+def test_names_and_headings_of_parallel_axes_have_room() -> None:
+    """Forty choices of one setting, beside the metrics with the longest names: none lies over another one."""
+    names = [f"{i}e-5" for i in range(40)]
+    headings = ["lr", "multi_resolution_stft_reconstruction", "log_spectral_distance_reconstruction"]
+    drawn = parallel([Axis(headings[0], names), *(Axis(name, list(range(40))) for name in headings[1:])], names)
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)">\d+e-5<', drawn)]
+    assert len(heights) == 40 and all(low - high >= 12 for high, low in pairwise(heights))
+    middles = [int(x) for x in re.findall(r'<text x="(\d+)" y="16"', drawn)]
+    assert len(middles) == 3 and middles[2] - middles[1] > 6.5 * len(headings[1]) < 2 * middles[0]
 
 
 @given(st.lists(st.builds(Point, st.just("a"), numbers, numbers), min_size=1), st.sampled_from(["min", "max"]))
