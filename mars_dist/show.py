@@ -4,7 +4,7 @@ Suffixes: C H W the multiplexed picture, F N bins and frames, L codes of all sca
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mars_dist.cmx import demultiplex
 from mars_dist.config import SpectrogramConfig
-from mars_dist.dataset import MANIFEST, DatasetInfo
+from mars_dist.dataset import MANIFEST, Columns, DatasetInfo
 from mars_dist.nsynth import FAMILIES
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH, image
 from mars_dist.rows import Rows, evenly
@@ -41,23 +41,23 @@ def table(info: DatasetInfo, folder: Folder) -> str:
     if info.notice:
         lines["notice"] = info.notice
     lines["made from"] = f"notes {info.source[:12]}" + (f", tokenizer {info.tokenizer[:12]}" if info.tokenizer else "")
-    lines |= {split: of_split(info, folder, split) for split in info.counts}
+    labels = {split: Rows(folder.name, split, info).read(LABELS) for split in info.counts}
+    lines |= {split: of_split(info, folder, split, columns) for split, columns in labels.items()}
     lines["rejected"] = str(len(info.rejected))
     told = [f"  {note.note_str} ({note.split}): {note.reason}" for note in info.rejected[:SHOWN]]
     if len(info.rejected) > SHOWN:
         told.append(f"  ... and {len(info.rejected) - SHOWN} more in {MANIFEST}")
-    return "\n".join([*(f"{name:12} {text}" for name, text in lines.items()), *told, "", families(info, folder)])
+    return "\n".join([*(f"{name:12} {text}" for name, text in lines.items()), *told, "", families(labels)])
 
 
 def shape_of(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def of_split(info: DatasetInfo, folder: Folder, split: str) -> str:
+def of_split(info: DatasetInfo, folder: Folder, split: str, labels: Columns) -> str:
     """Its rows, shards and bytes, and what it spans."""
     shards = [shard.name for shard in info.shards if shard.split == split]
     size = sum(found.size for found in folder.files.get_file_info([folder.at(name) for name in shards]))
-    labels = Rows(folder.name, split).read(LABELS)
     pitches, velocities = labels["pitch"], sorted(set(labels["velocity"].tolist()))
     return (
         f"{info.counts[split]:,} notes in {len(shards)} shards, {size / 2**20:,.1f} MiB; "
@@ -66,9 +66,9 @@ def of_split(info: DatasetInfo, folder: Folder, split: str) -> str:
     )
 
 
-def families(info: DatasetInfo, folder: Folder) -> str:
+def families(labels: Mapping[str, Columns]) -> str:
     """Notes by family and split."""
-    counts = {split: Counter(Rows(folder.name, split).read(["family"])["family"].tolist()) for split in info.counts}
+    counts = {split: Counter(columns["family"].tolist()) for split, columns in labels.items()}
     head = f"{'family':12}" + "".join(f"{split:>10}" for split in counts)
     body = [
         f"{name:12}" + "".join(f"{counted[number]:10,}" for counted in counts.values())

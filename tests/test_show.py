@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mars_dist import show
-from mars_dist.dataset import Rejected
+from mars_dist.dataset import DatasetInfo, Rejected
 from mars_dist.report.media import PICTURE_HEIGHT, PICTURE_WIDTH
 from mars_dist.rows import Rows
 from mars_dist.scales import Size
@@ -30,6 +30,15 @@ def test_a_table_tells_what_pictures_are_there(short_pictures: str) -> None:
     assert lines["rejected"] == "0"
     families = [line.split() for line in table(rows.info, rows.folder).splitlines()[-11:]]
     assert [sum(int(line[i]) for line in families) for i in (1, 2, 3)] == [12, 4, 3]
+
+
+def test_labels_are_read_once_and_dataset_json_not_again(short_pictures: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many shards in a store either takes long."""
+    rows, asked, load, read = Rows(short_pictures, "valid"), list[str](), DatasetInfo.load, Rows.read
+    monkeypatch.setattr(DatasetInfo, "load", lambda folder: asked.append(folder.name) or load(folder))
+    monkeypatch.setattr(Rows, "read", lambda self, columns: asked.append(self.split) or read(self, columns))
+    table(rows.info, rows.folder)
+    assert asked == ["train", "valid", "test"]
 
 
 def test_rejected_notes_are_told_with_their_reasons(short_pictures: str) -> None:
