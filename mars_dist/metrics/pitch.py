@@ -21,7 +21,7 @@ def detect_pitch(wave_BT: Tensor, sample_rate: int) -> Tensor:
     """(B, T) in [-1, 1] -> (B,) int64: the nearest MIDI pitch of the sustained part, or NO_PITCH for silence and noise.
 
     Finds pitches 24 to 93; at 16 kHz, higher ones with strong harmonics may be taken for an octave below. A note
-    shorter than one frame after the attack counts as padded with silence.
+    whose sustained part is shorter than one frame counts as padded with silence.
     """
     nsdf_BL = _nsdf(wave_BT.float(), sample_rate)
     height_BL, lag_BL = _key_maxima(nsdf_BL)
@@ -38,6 +38,12 @@ def pitch_correct(wave_BT: Tensor, pitch_B: Tensor, sample_rate: int) -> Tensor:
     return detect_pitch(wave_BT, sample_rate) == pitch_B
 
 
+def sustained(wave_BT: Tensor, sample_rate: int) -> Tensor:
+    """(B, T) -> (B, shorter): SUSTAIN of a note; the attack of a short one is taken to last a quarter of it."""
+    start, end = (round(seconds * sample_rate) for seconds in SUSTAIN)
+    return wave_BT[:, min(start, wave_BT.shape[1] // 4) : end]
+
+
 def _nsdf(wave_BT: Tensor, sample_rate: int) -> Tensor:
     """(B, T) -> (B, L): the NSDF, n(lag) = 2 sum x_j x_(j + lag) / sum (x_j^2 + x_(j + lag)^2), in [-1, 1].
 
@@ -45,7 +51,7 @@ def _nsdf(wave_BT: Tensor, sample_rate: int) -> Tensor:
     """
     frame, hop = round(FRAME * sample_rate), round(HOP * sample_rate)
     num_lags = int(sample_rate / (440 * 2 ** ((LOWEST - 69) / 12))) + 2
-    sustain_BT = wave_BT[:, round(SUSTAIN[0] * sample_rate) : round(SUSTAIN[1] * sample_rate)]
+    sustain_BT = sustained(wave_BT, sample_rate)
     sustain_BT = pad(sustain_BT, (0, max(0, frame - sustain_BT.shape[1])))
     x_BRW = sustain_BT.unfold(1, frame, hop)
     x_BRW = x_BRW - x_BRW.mean(-1, keepdim=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mars_dist.metrics.pitch import NO_PITCH, SUSTAIN
+from mars_dist.metrics.pitch import NO_PITCH, sustained
 
 SAMPLE_RATE = 16_000
 INSTALL = "pip install swift-f0==0.3.0"
@@ -28,9 +28,8 @@ def detect_pitch_swift(wave_BT: Tensor, sample_rate: int) -> Tensor:
     if sample_rate != SAMPLE_RATE:
         raise ValueError(f"swift-f0 takes {SAMPLE_RATE} Hz, the notes are at {sample_rate} Hz: resample them")
     detector = _detector()
-    start, end = (round(seconds * sample_rate) for seconds in SUSTAIN)
     pitches = []
-    for wave_T in wave_BT[:, start:end].float().cpu().numpy():
+    for wave_T in sustained(wave_BT, sample_rate).float().cpu().numpy():
         result = detector.detect(wave_T, sample_rate)
         hertz = result.pitch_hz[result.confidence >= CONFIDENT]
         pitches.append(round(69 + 12 * np.log2(np.median(hertz) / 440)) if len(hertz) else NO_PITCH)

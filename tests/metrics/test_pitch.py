@@ -28,6 +28,12 @@ def test_every_semitone_is_found(num_harmonics: int) -> None:
     assert detect_pitch(tones(PITCHES, num_harmonics), RATE).tolist() == PITCHES.tolist()
 
 
+@pytest.mark.parametrize("seconds", [0.064, 0.1, 0.12, 0.3])
+def test_short_notes_have_a_pitch(seconds: float) -> None:
+    """Those of a tenth of a second ended where the sustained part begins."""
+    assert detect_pitch(tones(PITCHES, 5, seconds), RATE).tolist() == PITCHES.tolist()
+
+
 def test_a_tone_without_its_fundamental_keeps_its_pitch() -> None:
     pitch_B = torch.arange(36, 73)
     wave_BT = tones(pitch_B, 8) - tones(pitch_B, 1)
