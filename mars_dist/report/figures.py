@@ -135,7 +135,7 @@ def curve_figure(curve: Curve) -> str:
     for i, (name, (series_steps, series_values)) in enumerate(all_series.items()):
         points = zip(x_of(np.asarray(series_steps, float)), y_of(np.asarray(series_values, float)), strict=True)
         drawn = [f"{x:.1f},{y:.1f}" for x, y in points if math.isfinite(y)]
-        style = f"series-{i % 5}{' dashed' if i >= 5 else ''}"
+        style = f"series-{i % 5}{('', ' dashed', ' dotted')[i // 5 % 3]}"
         dot = "dot " if len(drawn) == 1 else ""  # a line of one point is not seen, unless its ends are round
         polylines += f'<polyline points="{" ".join(drawn * 2 if dot else drawn)}" class="{dot}{style}"/>'
         last = f"{series_values[-1]:.4g}"

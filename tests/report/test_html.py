@@ -214,6 +214,13 @@ def test_curves_draw_finite_points_inside_the_frame(page: Page) -> None:
     assert corners[:, 1].max() <= 250
 
 
+def test_as_many_scales_as_a_schedule_may_have_are_told_apart() -> None:
+    series = {str(i): ([0.0, 1.0], [1.0, float(i)]) for i in range(13)}
+    page = Page(render(Report("t", [], RATE, models=[Model("m", {}, [Curve("By scale", "step", series)])])))
+    drawn, legend = ([a["class"] for a in page.all(tag)] for tag in ("polyline", "li"))
+    assert len(set(drawn)) == 13 and drawn == legend
+
+
 @pytest.mark.parametrize("series", [{"train": ([], [])}, {"train": ([0, 1], [float("nan")] * 2)}])
 def test_a_curve_without_a_value_is_left_out(series: dict[str, tuple[list[float], list[float]]]) -> None:
     model = Model("m", {}, [Curve("Loss", "step", series)])
