@@ -78,7 +78,7 @@ def convert(kind: Any, value: Any, base: Any, where: str) -> Any:
     if kind in (int, str, bool) and type(value) is kind:
         return value
     wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
-    raise ValueError(f"{where}: {value!r} is not {wanted}")
+    raise ValueError(f"{where}: {value!r:.80} is not {wanted}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mars_dist.presets import Preset, load
-from mars_dist.serialize import from_plain, to_plain
+from mars_dist.serialize import convert, from_plain, hints_of, to_plain
 from mars_dist.sweeps.metrics import Metric, known
 
 Kind = Literal["tokenizer", "autoregressor", "both"]
@@ -56,11 +56,14 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind: {self.kind!r} is none: choose {', '.join(get_args(Kind))}")
+        for name in ("preset", "metrics", "flops", "seconds", "seeds", "stop_early"):
+            value = getattr(self, name)
+            convert(hints_of(Sweep)[name], [*value] if isinstance(value, tuple | range) else value, None, name)
         if self.flops is not None and self.seconds is not None:
             raise ValueError("flops, seconds: both are given, trials are compared at one: leave one of them out")
         for name in ("flops", "seconds"):
-            if (budget := getattr(self, name)) is not None and not budget > 0:
-                raise ValueError(f"{name}: {budget} must be above 0")
+            if (budget := getattr(self, name)) is not None and not 0 < budget < inf:
+                raise ValueError(f"{name}: {budget} must be above 0, and finite")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} must be one or more that differ")
         if unknown := [metric for metric in self.metrics if metric not in known(self.kind)]:
@@ -79,13 +82,15 @@ class Sweep:
         empty = [name for name, choices in self.space.items() if not choices]
         if empty or not self.space:
             raise ValueError(f"space: there is nothing to choose{f' for {empty[0]}' if empty else ''}: name choices")
-        if unnamed := [
-            (part, label) for part, labels in self.space.items() for label in labels if type(label) is not str
-        ]:
-            part, label = unnamed[0]
-            raise ValueError(
-                f"space: {part}: {label!r} is no name: write it in quotes, or take choices(SETTING, VALUE, ...)"
-            )
+        for part, labels in self.space.items():
+            for label in labels:
+                if type(label) is not str:
+                    told = "is no name: write it in quotes, or take choices(SETTING, VALUE, ...)"
+                elif not isinstance(labels, Mapping) or not isinstance(labels[label], Mapping):
+                    told = "names no setting: write {SETTING: VALUE} for it, or take choices(SETTING, VALUE, ...)"
+                else:
+                    continue
+                raise ValueError(f"space: {part}: {label!r} {told}")
         if (size := prod(len(choices) for choices in self.space.values())) > MOST:
             raise ValueError(f"space: {size} settings are more than {MOST}: offer fewer choices")
         for choice in self.grid():

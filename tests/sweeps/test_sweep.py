@@ -1,5 +1,6 @@
 """Sweep files: those that are shipped, and what a user can get wrong in one's own."""
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def test_a_choice_may_change_several_settings() -> None:
     )
 
 
+def test_seeds_may_be_a_range_or_a_list() -> None:
+    assert list(Sweep("tokenizer", CODES, seeds=range(3)).seeds) == [0, 1, 2]  # type: ignore[arg-type]
+    assert Sweep("tokenizer", CODES, seeds=[0, 1]).seeds == [0, 1]  # type: ignore[arg-type]
+
+
 def test_values_go_by_what_they_are_or_by_a_name() -> None:
     assert choices("a.b", 3, Size(2, 1), (Size(1, 1), Size(2, 2)), one_half=0.5) == {
         "3": {"a.b": 3},
@@ -54,6 +60,11 @@ def test_values_go_by_what_they_are_or_by_a_name() -> None:
             "space: codes: 64 is no name: write it in quotes, or take choices(SETTING, VALUE, ...)",
         ),
         ({"space": {"rate": [1e-3, 2e-3]}}, "space: rate: 0.001 is no name: write it in quotes, or take choices("),
+        (
+            {"space": {"latents": ["aligned", "free"]}},
+            "space: latents: 'aligned' names no setting: write {SETTING",
+        ),
+        ({"space": {"rate": {"high": 0.5}}}, "space: rate: 'high' names no setting: write {SETTING: VALUE} for it, or"),
         (
             {"space": {str(i): choices("tokenizer.optim.lr", *range(1, 11)) for i in range(5)}},
             "space: 100000 settings are more than 10000: offer fewer choices",
@@ -83,6 +94,15 @@ def test_values_go_by_what_they_are_or_by_a_name() -> None:
             "mse_reconstruction, mae_reconstruction",
         ),
         ({"seeds": (1, 1)}, "seeds: (1, 1) must be one or more that differ"),
+        ({"seeds": 3}, "seeds: 3 is not tuple"),
+        ({"seeds": {0, 1}}, "seeds: {0, 1} is not tuple"),
+        ({"seeds": ("a", "b")}, "seeds: 'a' is not int"),
+        ({"seeds": (0.5,)}, "seeds: 0.5 is not int"),
+        ({"metrics": "mse_reconstruction"}, "metrics: 'mse_reconstruction' is not tuple"),
+        ({"stop_early": "no"}, "stop_early: 'no' is not bool"),
+        ({"preset": TINY}, "preset: Preset(tokenizer=TokenizerRunConfig("),
+        ({"flops": "1e12"}, "flops: '1e12' is not float"),
+        ({"flops": inf}, "flops: inf must be above 0, and finite"),
         ({"seconds": 0}, "seconds: 0 must be above 0"),
         (
             {"seconds": 1, "flops": 1},
