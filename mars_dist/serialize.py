@@ -109,10 +109,10 @@ def parse_json(text: bytes, where: str) -> Any:
 def read_toml(path: Path) -> dict[str, Any]:
     """Raises ValueError where the file is missing or is no TOML."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no valid TOML: {error}") from None
 
 

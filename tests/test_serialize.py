@@ -132,6 +132,16 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="file: damaged"):
         read_json(path)
+    with pytest.raises(ValueError, match="file: no valid TOML"):
+        read_toml(path)
+
+
+def test_toml_is_utf_8_whatever_the_machine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With or without the mark that Windows' editors put in front."""
+    monkeypatch.setattr("locale.getencoding", lambda: "latin-1")
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "x.toml").write_text('name = "Bogenflügel"', encoding)
+        assert read_toml(tmp_path / "x.toml") == {"name": "Bogenflügel"}
 
 
 def test_numbers_come_back_exactly(tmp_path: Path) -> None:
