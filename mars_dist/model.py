@@ -60,7 +60,8 @@ def save_tokenizer(folder: Path, weights: dict[str, Tensor], run: TokenizerRunCo
 def keep_tokenizer(folder: Path, tokenizer_folder: Address) -> None:
     """Have a tokenizer within an autoregressor's folder, as it is now."""
     inner, given = folder / TOKENIZER, on_disk(tokenizer_folder)
-    for name in (CONFIG, WEIGHTS, METRICS):
+    there = [name for name in (CONFIG, WEIGHTS, METRICS) if (given / name).exists()]  # it may come without figures
+    for name in there:
         if not (inner / name).exists() or not filecmp.cmp(given / name, inner / name, shallow=False):
             Folder.open(inner).send(given / name)
 

@@ -129,6 +129,14 @@ def test_one_folder_is_one_model(folder: Path, tokenizer_folder: Path) -> None:
     assert not mars.autoregressor.training
 
 
+def test_a_tokenizer_may_come_without_its_figures(folder: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    """As a folder that only encodes does: a training on its codes ended with advice to begin it again."""
+    (tokenizer_folder / METRICS).unlink()
+    keep_tokenizer(tmp_path / "another", tokenizer_folder)
+    inner = tmp_path / "another" / TOKENIZER
+    assert load_tokenizer(inner)[1] == TOKENIZER_RUN and not (inner / METRICS).exists()
+
+
 def test_saving_again_keeps_the_tokenizer_within(folder: Path, tokenizer_folder: Path) -> None:
     shutil.rmtree(tokenizer_folder)
     state = Mars.from_pretrained(folder).autoregressor.state_dict()
