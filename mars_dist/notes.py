@@ -347,7 +347,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if path.is_file():
         try:
             record: dict[str, Any] = json.loads(path.read_bytes())
-            rendered = record["settings"]
+            rendered = dict(record["settings"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: not the record of a render: choose another folder") from error
         for name, value in settings.items():

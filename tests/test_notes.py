@@ -139,9 +139,10 @@ def test_other_settings_are_refused_by_the_field(copy: Path) -> None:
 
 
 def test_folders_that_hold_anything_else_are_not_touched(copy: Path) -> None:
-    (copy / "notes.json").write_text("[]")
-    with pytest.raises(ValueError, match="not the record of a render: choose another folder"):
-        render(copy, SMALL)
+    for text in ("[]", '{"settings": "mine"}'):
+        (copy / "notes.json").write_text(text)
+        with pytest.raises(ValueError, match="not the record of a render: choose another folder"):
+            render(copy, SMALL)
     (copy / "notes.json").unlink()
     before = contents(copy)
     with pytest.raises(ValueError, match=r"holds nsynth-train, and no notes\.json of a render: choose another"):
