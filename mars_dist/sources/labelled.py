@@ -79,7 +79,8 @@ def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> It
     try:
         text = content.decode("utf-8-sig")
         if name.endswith(".csv"):
-            reader = csv.DictReader(io.StringIO(text, newline=""))
+            # strict: a quote that is not closed would make one cell of all rows that follow it.
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
             require_columns(reader.fieldnames or [], required, name)
             yield from ({key: value for key, value in row.items() if key and value} for row in reader)
         else:
@@ -95,7 +96,8 @@ def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> It
 def require_columns(columns: Sequence[str], required: Sequence[str], name: str) -> None:
     for column in required:
         if column not in columns:
-            raise ValueError(f"{name}: has no column {column!r}: it must have {', '.join(required)}")
+            has = f"; it has {', '.join(map(repr, columns)):.80}" if columns else ""
+            raise ValueError(f"{name}: has no column {column!r}: it must have {', '.join(required)}{has}")
 
 
 def path_of(row: Mapping[str, Any]) -> PurePosixPath:

@@ -166,6 +166,9 @@ def test_a_row_that_is_wrong_is_rejected_and_the_others_are_used(
     ("name", "content", "message"),
     [
         ("labels.csv", b"file,family\n", "has no column 'pitch': it must have file, pitch, family"),
+        ("labels.csv", b"file;pitch;family\n", "it must have file, pitch, family; it has 'file;pitch;family'"),
+        ("labels.csv", b'file,pitch,family\na.wav,60,"reed\nb.wav,61,reed\n', r"no table of labels \(unexpected end"),
+        ("labels.csv", b'file,family,pitch\n"a",reed,"60\nb.wav,reed,"61"\n', "no table of labels .*expected after"),
         ("labels.csv", b"", "has no column 'file'"),
         ("labels.csv", b"file,family,pitch\n", "holds no rows"),
         ("labels.csv", b"\xff\xfe", "no table of labels"),
