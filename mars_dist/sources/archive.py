@@ -111,7 +111,10 @@ def members(folder: Folder, archive: str) -> Iterator[Member]:
             is_sound = len(place) == 2 and place[0] == AUDIO and info.size <= LARGEST_SOUND
             if is_table or is_sound:
                 yield Member(split, place[-1], info.size, partial(_content, archived, info, folder, archive))
-        while stream.read(PIECE):  # gzip's checksum stands at its end
+        # Cut off between two files a .tar lacks the mark of its end, and tarfile does not mind. (gzip has a checksum.)
+        if packed is stream and archived.fileobj.tell() == archived.offset:
+            raise EOFError("ends early")
+        while stream.read(PIECE):
             pass
 
 

@@ -257,6 +257,20 @@ def test_a_damaged_archive_is_refused(damage: str, source: Path, tmp_path: Path)
     assert "\n" not in str(refusal.value)
 
 
+def test_a_plain_tar_that_is_cut_off_between_two_files_is_refused(source: Path, tmp_path: Path) -> None:
+    """The notes behind the cut would be rejected, as if the archive had no file of theirs."""
+    path = tmp_path / "one.tar"
+    with tarfile.open(path, "w") as packed:
+        for name in ("examples.json", "audio/test-a.wav", "audio/test-b.wav"):
+            packed.add(source / "nsynth-test" / name, f"nsynth-test/{name}")
+    assert [entry.size for entry in read_source(path).splits["test"].entries] == [60, 60]
+    with tarfile.open(path) as packed:
+        last = packed.getmember("nsynth-test/audio/test-b.wav").offset
+    path.write_bytes(path.read_bytes()[:last])
+    with pytest.raises(ValueError, match=r"one\.tar: damaged \(ends early\): copy it again"):
+        read_source(path)
+
+
 def test_an_archive_that_changes_is_noticed(source: Path, tmp_path: Path) -> None:
     path = pack(source, tmp_path / "one.tar.gz", "nsynth-test")
     split = read_source(path).splits["test"]
