@@ -12,6 +12,8 @@ from mars_dist.sources.labelled import TABLES, read_labelled
 from mars_dist.sources.source import Source, Split, cannot_be_read
 from mars_dist.storage import Folder
 
+TABLE_SUFFIXES = (".csv", ".jsonl")
+
 
 def read_source(name: str | Path) -> Source:
     """A folder in NSynth's format or one that holds its archives, an archive, a folder of audio with labels.csv or
@@ -21,6 +23,9 @@ def read_source(name: str | Path) -> Source:
     """
     try:
         return _read(str(name))
+    except NotADirectoryError as error:
+        told = f"it must be a folder, or a file whose name ends in {', '.join((*SUFFIXES, *TABLE_SUFFIXES))}"
+        raise ValueError(f"{name}: cannot be read ({error.strerror}): {told}") from error
     except OSError as error:
         raise cannot_be_read(str(name), error) from error
 
@@ -30,7 +35,7 @@ def _read(name: str) -> Source:
     file = PurePosixPath(folder.path).name
     if file.endswith(SUFFIXES):
         return Source(by_name(archive.splits_of(folder.sub(".."), file)))
-    if file.endswith((".csv", ".jsonl")):
+    if file.endswith(TABLE_SUFFIXES):
         return read_labelled(folder.sub(".."), file)
     names = folder.list()
     if not names:
@@ -64,4 +69,5 @@ def notice_of(folder: Folder) -> str:
         settings = record["settings"]
         return f"{record['what']} ({settings['soundfont']}, sha256 {settings['soundfont_sha256']})"
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder.name}/{RECORD}: damaged ({error!r}): render the notes again") from error
+        told = "render the notes again, or, if mars notes did not make them, call this file something else"
+        raise ValueError(f"{folder.name}/{RECORD}: no record of a render ({error!r}): {told}") from error

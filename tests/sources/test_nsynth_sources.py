@@ -90,7 +90,7 @@ def test_folders_without_notes_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "something").touch()
     with pytest.raises(ValueError, match="must hold nsynth-train/, nsynth-valid/, nsynth-test/ or"):
         read_source(tmp_path)
-    with pytest.raises(ValueError, match=r"something: cannot be read"):
+    with pytest.raises(ValueError, match=r"something: cannot be read \(.*it must be a folder, or .*\.tar\.gz, .*\.csv"):
         read_source(tmp_path / "something")
 
 
@@ -269,6 +269,13 @@ def test_a_plain_tar_that_is_cut_off_between_two_files_is_refused(source: Path, 
     path.write_bytes(path.read_bytes()[:last])
     with pytest.raises(ValueError, match=r"one\.tar: damaged \(ends early\): copy it again"):
         read_source(path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"songs": 3}', '{"what": "mine", "settings": 3}', "hello"])
+def test_a_notes_json_that_is_no_record_of_a_render_is_told_both_ways_out(source: Path, text: str) -> None:
+    (source / "notes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"notes\.json: no record of a render .*call this file something else"):
+        read_source(source)
 
 
 def test_an_archive_that_changes_is_noticed(source: Path, tmp_path: Path) -> None:
