@@ -112,7 +112,8 @@ def path_of(row: Mapping[str, Any]) -> PurePosixPath:
 def note_of(row: Mapping[str, Any], line: int, instruments: Mapping[str, int]) -> Note:
     """Raises ValueError, naming the column."""
     family, source = one_of(row, "family", FAMILIES), one_of(row, "source", SOURCES)
-    has = str(row.get("qualities") or "").split()
+    has = row.get("qualities") or ""
+    has = has if isinstance(has, list) else str(has).split()
     for quality in has:
         if quality not in QUALITIES:
             raise ValueError(f"qualities has {quality!r:.40}, there are {' '.join(QUALITIES)}")

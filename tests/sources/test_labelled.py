@@ -66,6 +66,14 @@ def test_numbers_may_be_numbers(tmp_path: Path) -> None:
     assert reasons(read_source(write(tmp_path, plain, "jsonl"))) == []
 
 
+def test_qualities_may_be_a_list_in_json(tmp_path: Path) -> None:
+    listed = [ROWS[0] | {"qualities": ["bright", "dark"]}, ROWS[1] | {"qualities": [["bright"]]}, ROWS[2]]
+    source = read_source(write(tmp_path, listed, "jsonl"))
+    qualities = {note.pitch: note.qualities_str for note in source.splits["train"].notes}
+    assert qualities == {36: ["bright", "dark"], 80: ["bright", "reverb"]}
+    assert reasons(source)[0].startswith("qualities has ['bright'], there are bright dark ")
+
+
 def test_what_pandas_writes_where_values_are_missing_is_missing(tmp_path: Path) -> None:
     """A column of numbers with a gap comes as 50.0 and nothing in CSV, as 50.0 and NaN in JSON."""
     rows = [row | {"velocity": "50.0"} for row in ROWS[:2]] + [ROWS[2] | {"velocity": "", "instrument": ""}]
