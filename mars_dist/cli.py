@@ -82,6 +82,4 @@ def nobody_reads() -> bool:
 
 def usage() -> str:
     lines = [f"  {name:16} {command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: mars COMMAND ...  (mars COMMAND --help tells its options; --debug: tracebacks)", "", *lines]
-    )
+    return "\n".join(["usage: mars COMMAND ...  (COMMAND --help: its options; --debug: tracebacks)", "", *lines])

@@ -105,6 +105,7 @@ def test_help_lists_every_command_and_loads_neither_torch_nor_ray() -> None:
     commands = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
     assert commands == list(cli.COMMANDS)
     assert "quickstart" in commands and "train-ar" in commands
+    assert max(map(len, text.splitlines())) <= 80, "a terminal's width"
 
 
 def test_the_console_script_is_installed() -> None:

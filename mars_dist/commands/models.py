@@ -79,7 +79,7 @@ def sample(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure models on held-out notes, and write a page to listen to."""
+    """Measure models on held-out notes; write a page to hear."""
     from mars_dist.phase import DEFAULT, Phase
     from mars_dist.sampling import AS_ASKED, SamplingConfig
 

@@ -34,7 +34,7 @@ def presets(arguments: Sequence[str]) -> None:
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Tell whether a training will fit, how long it will take, and what it will cost."""
+    """Tell whether a training fits, how long it takes, its cost."""
     preset, rest = preset_first(arguments, "check")
     command = parse(Check, rest, "check PRESET", Check(preset))
     from mars_dist.check.steps import check as run

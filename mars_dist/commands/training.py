@@ -93,7 +93,7 @@ def train_ar(arguments: Sequence[str]) -> None:
 
 
 def train_classifier(arguments: Sequence[str]) -> None:
-    """Train the classifier of pitch and family that measures generated notes."""
+    """Train the classifier that measures generated notes."""
     command = parse(TrainClassifier, arguments, "train-classifier")
     from mars_dist.dataset import DatasetInfo
     from mars_dist.storage import Folder
@@ -129,7 +129,7 @@ class RunPipeline:
 
 
 def pipeline(arguments: Sequence[str]) -> None:
-    """All stages in a row, from notes to a report; what is finished is passed over."""
+    """All stages in a row, from notes to a report."""
     preset, rest = preset_first(arguments, "pipeline")
     command = parse(RunPipeline, rest, "pipeline PRESET", RunPipeline(tyro.MISSING, tyro.MISSING, preset))
     asked = measured(command.notes, command.shown, command.splits)
@@ -144,7 +144,7 @@ def pipeline(arguments: Sequence[str]) -> None:
 
 
 def quickstart(arguments: Sequence[str]) -> None:
-    """From nothing to sound: render notes, train both stages with `tiny`, sample, measure."""
+    """From nothing to sound: notes, training, samples, measures."""
     from mars_dist.quickstart import Quickstart, run
 
     options = parse(Quickstart, arguments, "quickstart")
@@ -175,7 +175,7 @@ class Tune:
 
 
 def tune(arguments: Sequence[str]) -> None:
-    """Train many settings at equal cost, side by side, and say which is best."""
+    """Train many settings at equal cost, and say which is best."""
     command = parse(Tune, arguments, "tune")
     from mars_dist.sweeps.records import Records
     from mars_dist.sweeps.search import make_search
