@@ -1,8 +1,8 @@
 """From the words of a command line to typed settings, and to folders: a user's mistake is a ValueError of one line."""
 
 import io
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -67,10 +67,17 @@ def local(folder: str) -> Path:
 
 def make_folder(folder: Path) -> None:
     """Raises ValueError where it cannot be written."""
-    try:
+    with told(f"{folder}: cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Raises ValueError where a disk refuses: a full one does not say what it had no room for."""
+    try:
+        yield
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror}): choose another --out") from None
+        raise ValueError(f"{what} ({error.strerror}): choose another --out") from error
 
 
 def measured(notes: int, shown: int, splits: Sequence[str] | None) -> int | dict[str, int]:

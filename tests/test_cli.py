@@ -1,6 +1,7 @@
 """Commands as a user types them, without a cluster: help, and one line for each mistake."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -387,6 +388,30 @@ def test_a_folder_that_cannot_be_written(
         f"{file}/out: cannot be written ([Errno 20] Not a directory: '{file}/out'): choose another --report"
     )
     assert refused("notes", "--out", file / "out").startswith(f"{file}/out: cannot be written (Not a directory)")
+
+
+def test_a_picture_is_a_file_with_the_name_of_one(refused: Callable[..., str], tmp_path: Path) -> None:
+    """Told before a data set is looked through."""
+    for name in (str(tmp_path), "examples", "examples.txt"):
+        line = refused("show", "data", "--out", name)
+        assert line == f"--out: {name} must be a file whose name ends in .png, .jpg, .webp"
+
+
+def test_what_a_full_disk_refuses_is_named_and_no_half_of_it_is_left(
+    mars: MarsCommand, trained_autoregressor: Plan, short_pictures: str, tmp_path: Path
+) -> None:
+    """One that takes no file of more than 1,000 bytes; the error itself names none."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        sample = mars("sample", trained_autoregressor.folder, "--out", tmp_path / "out")
+        show = mars("show", short_pictures, "--out", tmp_path / "x.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    told = "cannot be written (File too large): choose another --out"
+    assert (sample.code, sample.err) == (2, f"mars: {tmp_path}/out/note-000.wav: {told}\n")
+    assert not any((tmp_path / "out").iterdir())
+    assert (show.code, show.err) == (2, f"mars: {tmp_path}/x.png: {told}\n")
 
 
 def test_what_is_no_model_gets_no_folder(refused: Callable[..., str], short_pictures: str, tmp_path: Path) -> None:

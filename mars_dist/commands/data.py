@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import Positional
 
 from mars_dist.addresses import address
-from mars_dist.arguments import Inline, local, make_folder, parse, preset_first
+from mars_dist.arguments import Inline, local, make_folder, parse, preset_first, told
 from mars_dist.config import SpectrogramConfig
 from mars_dist.progress import say, tenths
 
@@ -73,6 +73,9 @@ def encode(arguments: Sequence[str]) -> None:
     run(str(address(command.data)), address(command.tokenizer), str(address(command.out)), say)
 
 
+PICTURES = (".png", ".jpg", ".webp")
+
+
 @dataclass(frozen=True)
 class Show:
     data: Positional[str]
@@ -91,11 +94,15 @@ def show(arguments: Sequence[str]) -> None:
     if command.notes < 1:
         raise ValueError(f"--notes: {command.notes} must be at least 1")
     out = local(command.out)
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"--out: {command.out} must be a file whose name ends in {', '.join(PICTURES)}")
     from mars_dist.rows import Rows
     from mars_dist.show import draw, table
 
     rows = Rows(command.data, command.split)
     print(table(rows.info, rows.folder))
     make_folder(out.parent)
-    draw(rows, command.notes).save(out)
+    drawing = draw(rows, command.notes)
+    with told(f"{out}: cannot be written"):
+        drawing.save(out)
     say(str(out))

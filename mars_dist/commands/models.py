@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tyro.conf import Positional
 
 from mars_dist.addresses import address
-from mars_dist.arguments import local, make_folder, measured, parse
+from mars_dist.arguments import local, make_folder, measured, parse, told
 from mars_dist.progress import say
 
 
@@ -61,6 +61,7 @@ def sample(arguments: Sequence[str]) -> None:
     from mars_dist.memory import keep_freed_memory
     from mars_dist.model import Mars
     from mars_dist.serialize import write_json
+    from mars_dist.whole import whole
 
     keep_freed_memory()
     out = local(command.out)
@@ -73,9 +74,11 @@ def sample(arguments: Sequence[str]) -> None:
     name = "-".join(str(part) for part in parts if part is not None).replace("/", "-") or "note"
     paths = [out / f"{name}-{i:03d}.wav" for i in range(command.count)]
     for path, wave_T in zip(paths, waves, strict=True):
-        write_wav(path, wave_T, mars.spectrogram.sample_rate)
+        with told(f"{path}: cannot be written"), whole(path) as half_written:
+            write_wav(half_written, wave_T, mars.spectrogram.sample_rate)
         say(str(path))
-    write_json(out / f"{name}.json", {path.name: label for path, label in zip(paths, labels, strict=True)})
+    with told(f"{out / name}.json: cannot be written"):
+        write_json(out / f"{name}.json", {path.name: label for path, label in zip(paths, labels, strict=True)})
 
 
 def evaluate(arguments: Sequence[str]) -> None:
