@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 
 from mars_dist.distributed.runtime import connect
 from mars_dist.memory import keep_freed_memory
@@ -16,7 +19,9 @@ from mars_dist.memory import keep_freed_memory
 Item = TypeVar("Item")
 Between = TypeVar("Between")
 Result = TypeVar("Result")
-ONE_BY_ONE: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+MOST_LOSSES = 10
+"""How often a task is begun anew because its process or machine was lost. Ray Data would do so for ever (2.60)."""
+LOST = (NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 TASKS_OF_EACH, MOST_ITEMS = 4, 8
 """Tasks for each CPU or part of a GPU, one after the other, and items of a task. Ray Data takes up to a fifth of a
 second to notice that a task has ended, and Ray starts a process for each with a GPU, so a task has several items; few
@@ -29,7 +34,7 @@ READING = 0.01
 
 def over_cluster(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """work(item) for each item, in the order in which they are done. Raises what the work raises, but only OSError and
-    ValueError as themselves."""
+    ValueError as themselves; ValueError where work is lost again and again."""
     yield from _over(work, items, of_a_gpu=0)
 
 
@@ -44,8 +49,8 @@ def stream_over_cluster(
     """work(x) for each x in read(item) for each item: one process reads on while others work on what it has read."""
     connect()
     items = list(items)
-    rows = _rows(items, len(items)).map_batches(_on_each(read), num_cpus=READING, **ONE_BY_ONE)
-    yield from _results(rows.map_batches(_on_each(lambda item: iter([work(item)])), **ONE_BY_ONE))
+    rows = _map(_rows(items, len(items)), read, num_cpus=READING)
+    yield from _results(_map(rows, lambda item: iter([work(item)])))
 
 
 def _over(work: Callable[[Item], Result], items: Iterable[Item], of_a_gpu: float) -> Iterator[Result]:
@@ -55,7 +60,7 @@ def _over(work: Callable[[Item], Result], items: Iterable[Item], of_a_gpu: float
     there = ray.cluster_resources()
     of_a_gpu = of_a_gpu if "GPU" in there else 0
     rows = _rows(items, num_tasks(len(items), there, of_a_gpu))
-    rows = rows.map_batches(_on_each(lambda item: iter([work(item)])), num_gpus=of_a_gpu, **ONE_BY_ONE)
+    rows = _map(rows, lambda item: iter([work(item)]), num_gpus=of_a_gpu)
     rows.context.target_max_block_size = 1  # each result is handed over when it is there, not with its task's last
     yield from _results(rows)
 
@@ -70,6 +75,14 @@ def _rows(items: Sequence[Any], num_blocks: int) -> ray.data.Dataset:
     """Of the cluster that this process is connected to."""
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1  # else half an hour's work is an error
     return ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=num_blocks)
+
+
+def _map(rows: ray.data.Dataset, work: Callable[[Any], Iterator[Any]], **options: Any) -> ray.data.Dataset:
+    """Item by item."""
+    with warnings.catch_warnings():  # Ray has no name of its own yet for the number of losses
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        options["max_retries"] = MOST_LOSSES
+        return rows.map_batches(_on_each(work), batch_size=1, batch_format="pyarrow", **options)
 
 
 def _on_each(work: Callable[[Any], Iterator[Any]]) -> Callable[[pa.Table], Iterator[pa.Table]]:
@@ -91,8 +104,14 @@ def _on_each(work: Callable[[Any], Iterator[Any]]) -> Callable[[pa.Table], Itera
 
 
 def _results(rows: ray.data.Dataset) -> Iterator[Any]:
-    for row in rows.iter_rows():
-        result = pickle.loads(row["item"])
-        if isinstance(result, Exception):
-            raise result
-        yield result
+    try:
+        for row in rows.iter_rows():
+            result = pickle.loads(row["item"])
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    except LOST as error:
+        raise ValueError(
+            f"the same work was lost {MOST_LOSSES + 1} times with its process or machine: has each machine the memory "
+            "for a task on each of its CPUs? The same command goes on from what is finished"
+        ) from error

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,7 @@ import soundfile
 from mars_dist.codes import encode_here
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import MANIFEST, DatasetInfo, Shard, write_shard
-from mars_dist.distributed import data
+from mars_dist.distributed import cluster, data
 from mars_dist.distributed.cluster import over_cluster
 from mars_dist.distributed.data import encode, finish, preprocess
 from mars_dist.lease import LEASE, sole_writer
@@ -49,6 +50,17 @@ def test_workers_have_our_allocator() -> None:
     assert list(over_cluster(os.environ.get, ["MALLOC_CONF"])) == [MALLOC_CONF]
     [libraries] = over_cluster(Path.read_text, [Path("/proc/self/maps")])
     assert "libjemalloc.so" in libraries
+
+
+def test_work_that_is_lost_again_and_again_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a machine has too little memory for it."""
+    monkeypatch.setattr(cluster, "MOST_LOSSES", 1)
+
+    def lose(number: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ValueError, match=r"was lost 2 times with its process or machine: has each machine the memory"):
+        list(over_cluster(lose, [0]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
