@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mars_dist.report.figures import significant
 
-LEFT, RIGHT, TOP, BOTTOM = 58, 468, 14, 206
+LEFT, RIGHT, TOP, BOTTOM = 76, 468, 14, 206
 BETWEEN, HEIGHT = 190, 260
 """Of the axes of parallel coordinates: what lies between two of them at least, and how high they are."""
 LETTER, LINE = 7, 14
@@ -70,7 +70,7 @@ def cloud(title: str, x_label: str, points: Sequence[Point], mode: Literal["min"
     xs = {short(tick): tick for tick in ticks([point.x for point in points], MaxNLocator(4))}
     grid = "".join(
         f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y_of(tick):.1f}" y2="{y_of(tick):.1f}"/>'
-        f'<text x="{LEFT - 8}" y="{y_of(tick) + 4:.1f}" class="y">{tick:.3g}</text>'
+        f'<text x="{LEFT - 8}" y="{y_of(tick) + 4:.1f}" class="y">{tick:g}</text>'
         for tick in ys
     ) + "".join(f'<text x="{x_of(tick):.1f}" y="{BOTTOM + 20}" class="x">{label}</text>' for label, tick in xs.items())
     names = "".join(f"<li>{escape(point.name)} <b>{short(point.y)} at {short(point.x)}</b></li>" for point in front)

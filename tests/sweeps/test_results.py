@@ -176,6 +176,17 @@ def test_numbers_along_an_axis_differ() -> None:
     assert len(set(numbers)) == len(numbers) > 2
 
 
+@pytest.mark.parametrize(("low", "high"), [(1204.3, 1215.2), (612.1, 613.9), (0.98731, 0.98842), (-0.00021, 0.00034)])
+def test_numbers_up_an_axis_are_where_they_stand(low: float, high: float) -> None:
+    """Whatever their first digits have in common."""
+    drawn = cloud("bits", "FLOPs", [Point("cheap", 1.0, high), Point("dear", 2.0, low)], "min")
+    top, bottom = map(float, re.findall(r'cy="([\d.]+)"', drawn))
+    numbers = re.findall(r'y="([\d.]+)" class="y">([^<]*)<', drawn)
+    stands = [low + (high - low) * (bottom - float(y) + 4) / (bottom - top) for y, _ in numbers]
+    assert len(numbers) > 1
+    assert [float(number) for _, number in numbers] == pytest.approx(stands, abs=0.001 * (high - low))
+
+
 def test_names_and_headings_of_parallel_axes_have_room() -> None:
     """Forty choices of one setting, beside the metrics with the longest names: none lies over another one."""
     names = [f"{i}e-5" for i in range(40)]
