@@ -1,5 +1,6 @@
 """The preflight without a cluster: what is predicted, and one line for what will not work."""
 
+import math
 import os
 import subprocess
 import sys
@@ -208,10 +209,23 @@ def test_folders_that_will_not_do(tmp_path: Path, bucket: str) -> None:
         ({"notes": 0}, "--notes: 0 must be at least 1"),
         ({"utilisation": 1.5}, "--utilisation: 1.5 must lie above 0"),
         ({"price": -1.0}, "--price: -1.0 must be 0 or more"),
+        ({"price": math.nan}, "--price: nan must be 0 or more"),
     ],
 )
 def test_settings_out_of_bounds(asked: dict[str, float], words: str) -> None:
     assert words in answers(**asked)[1]
+
+
+def test_a_gpu_that_is_not_known_is_told_of_once() -> None:
+    lines, refused = answers(device="H100")
+    assert not lines and refused.startswith("--device: H100 is not known: choose ")
+
+
+def test_a_runtime_of_ones_own_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other commands take Ray's own word for it."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    lines, refused = answers(workers=1)
+    assert not refused and "this machine has" in step(lines, 5)
 
 
 def test_nodes_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:

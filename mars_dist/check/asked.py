@@ -1,6 +1,7 @@
 """What a user wants to know, as the command line has it: without torch, so that --help is there at once."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated
 
 from mars_dist.arguments import Inline
@@ -38,5 +39,5 @@ class Check:
             raise ValueError(f"--notes: {self.notes} must be at least 1")
         if self.utilisation is not None and not 0 < self.utilisation <= 1:
             raise ValueError(f"--utilisation: {self.utilisation} must lie above 0 and at most at 1")
-        if self.price is not None and self.price < 0:
+        if self.price is not None and not 0 <= self.price < inf:
             raise ValueError(f"--price: {self.price} must be 0 or more")

@@ -68,7 +68,7 @@ def place_of(address: str | None, named: str | None) -> Place:
 
     Raises ValueError where the cluster does not answer.
     """
-    if address:
+    if address and address != "local":  # Ray's word for a runtime of one's own
         from mars_dist.distributed.preflight import nodes
         from mars_dist.distributed.scaling import most_gpus
 

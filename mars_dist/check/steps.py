@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from mars_dist.check.asked import Check
-from mars_dist.check.device import UTILISATION, Device, Gpu
+from mars_dist.check.device import UTILISATION, Device, Gpu, gpu
 from mars_dist.check.estimate import Estimate, estimates
 from mars_dist.check.place import Place, place_of, require_read, require_shared
 from mars_dist.node import Node, require_enough
@@ -24,6 +24,8 @@ class NotAsked(Exception):
 def check(asked: Check, write: Callable[[str], None]) -> None:
     """Answer step by step. Raises ValueError where one of them will not work, and where the cluster does not answer."""
     asked.require_sense()
+    if asked.device:
+        gpu(asked.device, UTILISATION)  # one that is not known is told of at once, not by each step
     preflight = Preflight(asked, place_of(asked.address or os.environ.get("RAY_ADDRESS"), asked.device))
     wrong = []
     for number, (title, step) in enumerate(preflight.steps().items(), start=1):
