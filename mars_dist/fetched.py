@@ -10,8 +10,9 @@ from time import time
 from pyarrow import fs
 
 from mars_dist.addresses import Address
+from mars_dist.s3 import S3Folder
 from mars_dist.scratch import locked, users_own
-from mars_dist.storage import Folder, S3Folder
+from mars_dist.storage import Folder
 
 PARTS = ("", "tokenizer")
 """The folders that a model consists of: its own, and an autoregressor's tokenizer."""

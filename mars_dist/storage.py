@@ -1,14 +1,7 @@
-"""Folders, on a disk or in S3, in the few verbs that data sets and runs need. A file appears whole or not at all.
-
-S3 is read by pyarrow and written by boto3: what is in memory by one request, which knows conditions ("only where there
-is none yet"), carries a checksum, and leaves no half of an upload behind; large files in several parts at once. Both
-find credentials as AWS's own tools do; an endpoint of one's own is AWS_ENDPOINT_URL, or
-s3://bucket/path?endpoint_override=host:port&scheme=http.
-"""
+"""Folders, on a disk or in S3, in the few verbs that data sets and runs need. A file appears whole or not at all."""
 
 import errno
 import fcntl
-import mimetypes
 import os
 import posixpath
 import shutil
@@ -16,11 +9,9 @@ import stat
 import uuid
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
@@ -34,13 +25,8 @@ from mars_dist.whole import HALF_WRITTEN, whole
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-ATTEMPTS = 8
-"""Of a request that S3 answers with 500 or 503, or not at all: about a minute in all."""
-CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
 CHUNK = 2**23
 """Bytes that are read of a large file at once: from S3 each is a request, which takes some tens of milliseconds."""
-WEEK = 7 * 24 * 3600
-"""Seconds: the longest that S3 grants to an address."""
 SETTINGS = ("endpoint_override", "scheme", "region")
 """What an address may say of its endpoint."""
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -67,6 +53,8 @@ class Folder(ABC):
             raise ValueError(f"{name}: no folder's address: write a path or s3://bucket/path")
         if unknown := settings.keys() - set(SETTINGS):
             raise ValueError(f"{name}: unknown setting {min(unknown)}: there are {', '.join(SETTINGS)}")
+        from mars_dist.s3 import S3Folder
+
         return S3Folder(
             str(name),
             f"{address.netloc}{posixpath.normpath('/' + address.path.strip('/'))}".rstrip("/"),
@@ -248,116 +236,6 @@ class LocalFolder(Folder):
         return shutil.disk_usage(there).free
 
 
-@dataclass(frozen=True)
-class S3Folder(Folder):
-    name: str
-    path: str
-    endpoint_override: str | None = None
-    """host:port, of a store that is not Amazon's."""
-    at_once = 8
-    scheme: str = field(default="https", kw_only=True)
-    region: str | None = field(default=None, kw_only=True)
-
-    @property
-    def files(self) -> fs.FileSystem:
-        return _file_system(self.endpoint_override, self.scheme, self.region)
-
-    def sub(self, name: str) -> Folder:
-        path = os.path.normpath(f"{self.path}/{name}")
-        _, question, settings = self.name.partition("?")
-        return replace(self, name=f"s3://{path}{question}{settings}", path=path)
-
-    @property
-    def client(self) -> Any:
-        """boto3's."""
-        return _client(self.endpoint_override, self.scheme, self.region)
-
-    def write(self, file: str, data: bytes | pa.Buffer) -> None:
-        self._put(file, data)
-
-    def send(self, path: Path) -> None:
-        """Opened once, not for each part: meanwhile another file may be put in its place."""
-        key = self._key(path.name)
-        with _os_error(self.at(path.name)), path.open("rb") as file:
-            self.client.upload_fileobj(file, key["Bucket"], key["Key"])
-
-    def fetch(self, file: str, path: Path) -> None:
-        """Part by part, all of one state of the file: from the beginning where another takes its place meanwhile."""
-        from boto3.s3.transfer import TransferConfig
-        from s3transfer.exceptions import S3DownloadFailedError
-
-        key, in_turn = self._key(file), TransferConfig(multipart_chunksize=CHUNK, use_threads=False)
-        while True:
-            try:
-                with _os_error(self.at(file)), whole(path) as half_written, half_written.open("wb") as copy:
-                    return self.client.download_fileobj(key["Bucket"], key["Key"], copy, Config=in_turn)
-            except S3DownloadFailedError:
-                continue
-
-    def clear_unfinished(self, parts: Collection[str]) -> None:
-        """Pieces of what was not finished stay unseen in a bucket, and are paid for."""
-        bucket, _, key = self.path.partition("/")
-        prefix = f"{key}/" if key else ""  # a folder may be the bucket itself
-        with _os_error(self.path):
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-            for page in pages:
-                for upload in page.get("Uploads", ()):
-                    file, id = upload["Key"], upload["UploadId"]
-                    part, *within = PurePosixPath(file).relative_to(key).parts
-                    if not within or part in parts:
-                        self.client.abort_multipart_upload(Bucket=bucket, Key=file, UploadId=id)
-
-    def swap(self, file: str, old: bytes | None, new: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        condition = {"IfNoneMatch": "*"}
-        try:
-            if old is not None:
-                with _os_error(self.at(file)):
-                    found = self.client.get_object(**self._key(file))
-                    if found["Body"].read() != old:
-                        return False
-                condition = {"IfMatch": found["ETag"]}
-            self._put(file, new, **condition)
-        except OSError as error:
-            refused = error.__cause__
-            # 412: another is there; 409: another comes at this moment; 404: it has gone, or there is no such bucket.
-            lost = (409, 412) if old is None else (404, 409, 412)
-            if isinstance(refused, ClientError) and _status(refused) in lost:
-                return False
-            raise
-        return True
-
-    def link(self, file: str) -> str:
-        kind = mimetypes.guess_type(file)[0] or "application/octet-stream"  # without it a browser saves a page
-        with _os_error(self.at(file)):
-            asked = self._key(file) | {"ResponseContentType": kind}
-            client = _client(self.endpoint_override, self.scheme, self._bucket_region())
-            return str(client.generate_presigned_url("get_object", asked, WEEK))
-
-    def free_bytes(self) -> int | None:
-        return None
-
-    def _bucket_region(self) -> str | None:
-        """Which an address is signed for: requests are sent on to where the bucket is, addresses are not."""
-        from botocore.exceptions import ClientError
-
-        try:
-            answer = self.client.head_bucket(Bucket=self.path.partition("/")[0])
-        except ClientError as refused:  # S3 tells it all the same
-            answer = refused.response
-        region: str | None = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", self.region)
-        return region
-
-    def _put(self, file: str, data: bytes | pa.Buffer, **condition: str) -> None:
-        with _os_error(self.at(file)):
-            self.client.put_object(**self._key(file), Body=bytes(data), **condition)
-
-    def _key(self, file: str) -> dict[str, str]:
-        bucket, _, key = self.at(file).partition("/")
-        return {"Bucket": bucket, "Key": key}
-
-
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Generator[Result, None, None]:
     """read(item) for each item, in their order, the next ones meanwhile: no more than are read at once wait."""
     with ThreadPoolExecutor(at_once) as readers:
@@ -375,48 +253,3 @@ def _endpoint_of_environment() -> dict[str, str]:
     url = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
     address = urlsplit(url or "")
     return {"endpoint_override": address.netloc, "scheme": address.scheme} if url else {}
-
-
-@lru_cache
-def _file_system(endpoint: str | None, scheme: str, region: str | None) -> fs.FileSystem:
-    given = {"endpoint_override": endpoint, "scheme": scheme} if endpoint else {}
-    return fs.S3FileSystem(
-        region=region,
-        connect_timeout=CONNECT_SECONDS,
-        request_timeout=ANSWER_SECONDS,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        **given,
-    )
-
-
-@lru_cache
-def _client(endpoint: str | None, scheme: str, region: str | None) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=ANSWER_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        signature_version="s3v4",
-    )
-    return boto3.client(
-        "s3", region_name=region, config=config, endpoint_url=f"{scheme}://{endpoint}" if endpoint else None
-    )
-
-
-@contextmanager
-def _os_error(place: str) -> Iterator[None]:
-    """What boto3 says of a place, as an OSError: the one kind that callers know."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError
-
-    try:
-        yield
-    except (Boto3Error, BotoCoreError, ClientError, RetriesExceededError) as error:
-        raise OSError(f"{place}: {' '.join(str(error).split())}") from error
-
-
-def _status(error: Any) -> int:
-    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])

@@ -21,7 +21,8 @@ from mars_dist.cpus import own_cpus
 from mars_dist.dryrun import Work
 from mars_dist.node import Node
 from mars_dist.presets import PRESETS, Preset
-from mars_dist.storage import Folder, S3Folder
+from mars_dist.s3 import S3Folder
+from mars_dist.storage import Folder
 
 GIB = 2**30
 

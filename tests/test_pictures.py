@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from mars_dist import pictures, storage
+from mars_dist import pictures, s3
 from mars_dist.audio import read_note
 from mars_dist.cmx import multiplex
 from mars_dist.config import SpectrogramConfig
@@ -206,7 +206,7 @@ def test_from_s3_the_next_notes_are_read_while_these_are_worked_on(
             sleep(0.01)
         return picture_from_wave(wave_BT, config)
 
-    monkeypatch.setattr(storage.S3Folder, "read", read)
+    monkeypatch.setattr(s3.S3Folder, "read", read)
     monkeypatch.setattr(pictures, "picture_from_wave", work)
     monkeypatch.setattr(pictures, "NOTES_AT_ONCE", 2)
     columns, _ = read_pictures(replace(train, folder=home), short)
@@ -217,8 +217,8 @@ def test_from_s3_the_next_notes_are_read_while_these_are_worked_on(
 def test_a_store_that_is_away_is_no_reason_to_leave_out_a_note(
     fault: str, train: Split, short: SpectrogramConfig, bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "ATTEMPTS", 2)
-    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "ANSWER_SECONDS", 1)
     home, file = Folder.open(bucket), train.entries[4].file
     for i in range(len(train.entries)):
         home.sub("audio").send(wav(train, i))

@@ -17,7 +17,7 @@ from mars_dist.costs import (
 )
 from mars_dist.dataset import ROWS_IN_GROUP
 from mars_dist.presets import Preset
-from mars_dist.storage import S3Folder
+from mars_dist.s3 import S3Folder
 from mars_dist.training.batches import PREFETCH
 from mars_dist.training.optim import matrices_of
 

@@ -10,7 +10,8 @@ from mars_dist.audio import Wave, convert_note, read_note
 from mars_dist.config import SpectrogramConfig
 from mars_dist.dataset import Rejected
 from mars_dist.nsynth import Note
-from mars_dist.storage import Folder, S3Folder, read_ahead
+from mars_dist.s3 import S3Folder
+from mars_dist.storage import Folder, read_ahead
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,7 @@ import boto3
 import numpy as np
 import pytest
 
-from mars_dist import storage
+from mars_dist import s3
 from mars_dist.rows import Rows
 from mars_dist.storage import CHUNK, Folder
 from mars_dist.whole import HALF_WRITTEN, whole
@@ -33,7 +33,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 def faulty(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultyProxy, Folder]]:
     """A proxy, and the folder behind it."""
     proxy = FaultyProxy(s3_server)
-    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(s3, "ANSWER_SECONDS", 1)
     yield proxy, Folder.open(bucket.replace(s3_server, proxy.address))
     proxy.close()
 
