@@ -372,9 +372,12 @@ def test_numbers_that_make_no_sense(refused: Callable[..., str], tmp_path: Path)
 
 
 def test_a_folder_that_cannot_be_written(
-    refused: Callable[..., str], trained_autoregressor: Plan, short_codes: str, file: Path
+    refused: Callable[..., str], trained_autoregressor: Plan, short_codes: str, short_pictures: str, file: Path
 ) -> None:
     ar = trained_autoregressor
+    assert refused("encode", "--data", short_pictures, "--tokenizer", ar.tokenizer, "--out", file) == (
+        f"{file}: cannot be read ([Errno 20] Not a directory: '{file}'): choose another --out"
+    )
     train = ("train-ar", "debug", "--workers", "0", "--data", short_codes, "--tokenizer", ar.tokenizer)
     assert refused(*train, "--out", file / "run") == (
         f"{file}/run/training: cannot be written ([Errno 20] Not a directory: '{file}/run/training'): "

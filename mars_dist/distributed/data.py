@@ -91,7 +91,7 @@ def encode(pictures: str, tokenizer: Address, out: str, progress: Say = print) -
     source = DatasetInfo.load(Folder.open(pictures))
     require_pictures(run.spectrogram, source, pictures)
     info, folder = codes.info_of(source, tokenizer, run.tokenizer), Folder.open(out)
-    names = folder.list()
+    names = _names_in(folder)
     if MANIFEST in names:
         if DatasetInfo.load(folder) != info:
             raise ValueError(
@@ -198,10 +198,7 @@ def finish(folder: Folder, info: DatasetInfo, require_held: Callable[[], None]) 
 
 def _finished(folder: Folder, notes_print: str, config: SpectrogramConfig) -> DatasetInfo | None:
     """The data set that is there, complete; None where there is still work. Raises ValueError where it is another."""
-    try:
-        names = folder.list()
-    except OSError as error:
-        raise ValueError(f"{folder.name}: cannot be read ({error}): choose another --out") from error
+    names = _names_in(folder)
     if MANIFEST not in names:
         return None
     info = DatasetInfo.load(folder)
@@ -214,6 +211,14 @@ def _finished(folder: Folder, notes_print: str, config: SpectrogramConfig) -> Da
             f"its {MANIFEST} to bring it up to date"
         )
     return info if _all_there(info, names) else None
+
+
+def _names_in(out: Folder) -> set[str]:
+    """Raises ValueError where it cannot be read."""
+    try:
+        return out.list()
+    except OSError as error:
+        raise ValueError(f"{out.name}: cannot be read ({error}): choose another --out") from error
 
 
 def _all_there(info: DatasetInfo, names: set[str]) -> bool:
