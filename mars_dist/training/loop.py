@@ -69,6 +69,8 @@ def train(stage: Stage, run: Run) -> Position:
     model = sharding.shard(stage.model, config, run.device)
     precision = sharding.agreed_precision(config.precision, run.device)
     run.say(f"{stage.name} in {precision} on {run.world_size} x {run.device.type.upper()}")
+    if (warmup := stage.optim.warmup_steps) > config.steps:
+        run.say(f"{stage.name}: optim.warmup_steps = {warmup} of {config.steps} steps: optim.lr is never reached")
     optimizer = make_optimizer(model, stage.optim, precision)
     average = MovingAverage(model, stage.optim.ema)
     position = resume(stage, run, optimizer, average)

@@ -39,6 +39,19 @@ def test_a_gradient_longer_than_the_limit_is_shortened_to_it(
     assert moved == pytest.approx(min(share, 1.0) * norm, rel=1e-4)
 
 
+@pytest.mark.parametrize("warmup_steps, told", [(6, True), (5, False)])
+def test_a_warm_up_that_never_ends_is_told(
+    warmup_steps: int, told: bool, tokenizer_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a long preset's steps alone are lowered, to try it out."""
+    config = tokenizer_plan.config
+    optim = replace(config.optim, warmup_steps=warmup_steps)
+    config = replace(config, optim=optim, train=replace(config.train, steps=5))
+    replace(tokenizer_plan, config=config, folder=tmp_path).train(LocalRun(tmp_path))
+    line = "tokenizer: optim.warmup_steps = 6 of 5 steps: optim.lr is never reached"
+    assert (line in capsys.readouterr().err.splitlines()) == told
+
+
 def test_the_best_figures_are_those_of_the_phase() -> None:
     """Those of latents alone do not stand for the codes that were born since."""
     position = Position(step=40, best={"mse": 0.1}, phase=0)
