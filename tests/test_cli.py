@@ -393,11 +393,15 @@ def test_a_folder_that_cannot_be_written(
     assert refused("notes", "--out", file / "out").startswith(f"{file}/out: cannot be written (Not a directory)")
 
 
-def test_a_picture_is_a_file_with_the_name_of_one(refused: Callable[..., str], tmp_path: Path) -> None:
-    """Told before a data set is looked through."""
+def test_a_picture_is_a_file_with_the_name_of_one(
+    mars: MarsCommand, refused: Callable[..., str], short_pictures: str, tmp_path: Path
+) -> None:
+    """Told before a data set is looked through; of any kind that Pillow writes."""
     for name in (str(tmp_path), "examples", "examples.txt"):
         line = refused("show", "data", "--out", name)
-        assert line == f"--out: {name} must be a file whose name ends in .png, .jpg, .webp"
+        assert line == f"--out: {name} must be a file whose name ends as a picture's does, such as .png, .jpg"
+    for name in ("x.JPEG", "x.pdf"):
+        assert mars("show", short_pictures, "--out", tmp_path / name).code == 0 and (tmp_path / name).stat().st_size
 
 
 def test_what_a_full_disk_refuses_is_named_and_no_half_of_it_is_left(

@@ -73,9 +73,6 @@ def encode(arguments: Sequence[str]) -> None:
     run(str(address(command.data)), address(command.tokenizer), str(address(command.out)), say)
 
 
-PICTURES = (".png", ".jpg", ".webp")
-
-
 @dataclass(frozen=True)
 class Show:
     data: Positional[str]
@@ -94,8 +91,10 @@ def show(arguments: Sequence[str]) -> None:
     if command.notes < 1:
         raise ValueError(f"--notes: {command.notes} must be at least 1")
     out = local(command.out)
-    if out.suffix.lower() not in PICTURES:
-        raise ValueError(f"--out: {command.out} must be a file whose name ends in {', '.join(PICTURES)}")
+    from PIL import Image
+
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"--out: {command.out} must be a file whose name ends as a picture's does, such as .png, .jpg")
     from mars_dist.rows import Rows
     from mars_dist.show import draw, table
 
