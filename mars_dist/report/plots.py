@@ -1,7 +1,7 @@
 """Plots of settings that were tried: a cloud with its Pareto front, and parallel coordinates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -95,9 +95,9 @@ def parallel(axes: Sequence[Axis], names: Sequence[str]) -> str:
     drawn = ""
     for i, axis in enumerate(axes):
         x = left + between * i
-        labels = {label: y for label, y in zip(map(tick_label, axis.values), places[i], strict=True)}
-        shown = labels if axis.names else ends(labels)
-        texts = "".join(f'<text x="{x + 6}" y="{y + 4:.1f}">{escape(label)}</text>' for label, y in shown.items())
+        labels = dict(zip(places[i], map(tick_label, axis.values), strict=True))
+        shown = labels if axis.names else {min(labels), max(labels)}
+        texts = "".join(f'<text x="{x + 6}" y="{y + 4:.1f}">{escape(labels[y])}</text>' for y in shown)
         drawn += (
             f'<line x1="{x}" x2="{x}" y1="34" y2="{height - 10}"/>{texts}'
             f'<text x="{x}" y="16" class="x heading">{escape(axis.heading)}</text>'
@@ -145,13 +145,6 @@ class Scale:
 def ticks(values: Sequence[float], locator: MaxNLocator | LogLocator) -> list[float]:
     low, high = min(values), max(values)
     return [tick for tick in locator.tick_values(low, high) if low <= tick <= high] or [low]
-
-
-def ends(labels: Mapping[str, float]) -> dict[str, float]:
-    """The lowest and the highest."""
-    return {
-        label: labels[label] for label in (min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__))
-    }
 
 
 def tick_label(value: str | float) -> str:

@@ -198,6 +198,14 @@ def test_names_and_headings_of_parallel_axes_have_room() -> None:
     assert len(middles) == 3 and middles[2] - middles[1] > 6.5 * len(headings[1]) < 2 * middles[0]
 
 
+def test_the_ends_of_a_parallel_axis_are_named_where_they_stand() -> None:
+    """Also where what lies beside them reads alike."""
+    drawn = parallel([Axis("error", [0.01201, 0.01204, 0.0122])], ["best", "second", "third"])
+    places = [float(y) for y in re.findall(r'points="\d+,([\d.]+)"', drawn)]
+    named = {label: float(y) - 4 for y, label in re.findall(r'y="([\d.]+)">(0[\d.]+)<', drawn)}
+    assert named == {"0.0120": max(places), "0.0122": min(places)}
+
+
 @given(st.lists(st.builds(Point, st.just("a"), numbers, numbers), min_size=1), st.sampled_from(["min", "max"]))
 def test_nothing_beats_what_is_on_the_front(points: list[Point], mode: str) -> None:
     sign = 1 if mode == "min" else -1
