@@ -84,6 +84,8 @@ class Vocabulary:
         return notes
 
     def _index(self, name: str, value: int | str) -> int:
+        if name in ("pitch", "velocity") and isinstance(value, str) and value.isdecimal():
+            value = int(value)  # as a table is read
         if name == "pitch":
             if value not in range(128):
                 raise ValueError(f"pitch: {value} is no MIDI number: choose 0 to 127")

@@ -97,6 +97,10 @@ def test_a_number_of_numpy_is_a_number() -> None:
     assert asked == NAMED.of_words(1, pitch=60, velocity=100)
 
 
+def test_a_number_of_csv_is_a_number() -> None:
+    assert NAMED.of_words(1, pitch="60", velocity="100") == NAMED.of_words(1, pitch=60, velocity=100)
+
+
 def test_indices_become_the_same_words() -> None:
     vocabulary = Vocabulary(NAMED.instruments, qualities=True)
     words = {"pitch": 60, "velocity": 75, "family": "flute", "source": "synthetic", "instrument": "reed_002"}
