@@ -22,7 +22,8 @@ def ladders(report: Report, codec: Codec, num_notes: int) -> str:
     new = "; a sample is new, made to the same order" if any(rung.line.startswith("sample") for rung in rungs) else ""
     return (
         f"<p>Each row is one note. From left to right{by_model} one more part of the system has had its hands on "
-        f"it{new}. Where it stops sounding right is where to look. "
+        f"it{new}. Where it stops sounding right is where to look. Below the name of each stands the MIDI pitch "
+        "that autocorrelation hears, which is not always the right one. "
         "On a keyboard, <kbd>J</kbd> and <kbd>K</kbd> go to the next and to the previous note, <kbd>1</kbd> to "
         "<kbd>9</kbd> play its versions, and <kbd>0</kbd> stops.</p>"
         + explain_lines(report, [rung.line for rung in rungs])
