@@ -80,15 +80,15 @@ def codebook(model: Model) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(use.scale)}</th>'
         f'<td><meter min="0" max="1" value="{use.usage:.4f}" aria-hidden="true"></meter>'
-        f" {100 * use.usage:.1f}&#8239;%</td>"
+        f" {100 * use.usage:\u2007>5.1f}&#8239;%</td>"  # as wide as 100.0, or meters stand askew
         f"<td>{use.perplexity:.1f}</td>{nats(use)}</tr>"
         for use in model.codebook
     )
     return (
         f"<p>A note is written as codes out of a book of {model.codebook_size}, on grids from coarse to fine. "
         "Codes in use are a share of all that could occur: of the book, or of the codes counted where these are fewer. "
-        "Perplexity says as how many equally frequent codes that counts. A scale that uses a handful of codes has "
-        f"collapsed.{FORETOLD if foretold else ''}</p>"
+        "Perplexity says as how many equally frequent codes that counts. A scale above 1x1 that uses a handful of "
+        f"codes has collapsed.{FORETOLD if foretold else ''}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Codebook"><table class="narrow"><thead><tr>'
         '<th scope="col">Scale</th><th scope="col">Codes in use</th><th scope="col">Perplexity</th>'
         f"{head}</tr></thead>"

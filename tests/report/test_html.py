@@ -248,7 +248,7 @@ def test_a_measure_of_two_splits_is_explained_once() -> None:
 
 def test_a_scale_shows_its_codes_and_how_well_they_are_foretold(full: Report) -> None:
     text = render(full)
-    assert "25.0&#8239;%</td><td>12.3</td><td></td>" in text
+    assert "\u200725.0&#8239;%</td><td>12.3</td><td></td>" in text
     assert "100.0&#8239;%</td><td>801.5</td><td>2.35</td>" in text
 
 
