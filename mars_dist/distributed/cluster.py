@@ -13,14 +13,12 @@ import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
-from mars_dist.distributed.runtime import connect
+from mars_dist.distributed.runtime import MOST_LOSSES, connect
 from mars_dist.memory import keep_freed_memory
 
 Item = TypeVar("Item")
 Between = TypeVar("Between")
 Result = TypeVar("Result")
-MOST_LOSSES = 10
-"""How often a task is begun anew because its process or machine was lost. Ray Data would do so for ever (2.60)."""
 LOST = (NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 TASKS_OF_EACH, MOST_ITEMS = 4, 8
 """Tasks for each CPU or part of a GPU, one after the other, and items of a task. Ray Data takes up to a fifth of a

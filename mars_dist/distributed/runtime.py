@@ -13,6 +13,9 @@ from mars_dist.cpus import own_cpus
 from mars_dist.memory import MALLOC_CONF
 from mars_dist.storage import ENDPOINTS
 
+MOST_LOSSES = 10
+"""How often a task is begun anew because its process or machine was lost. Ray and Ray Data would do so for ever."""
+
 # Read by Ray when it is imported, or by its workers when they start.
 for name, value in {
     "MALLOC_CONF": MALLOC_CONF,
@@ -22,6 +25,7 @@ for name, value in {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # seconds until an end or a loss is noticed, 2 by default
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # or ray.init waits for ever for a first worker that was killed
+    "RAY_task_oom_retries": str(MOST_LOSSES),  # where Ray itself ends the process for want of memory: counted apart
     "RAY_worker_niceness": "0",  # 15 by default: whatever else runs on a laptop would starve the training
 }.items():
     os.environ.setdefault(name, value)

@@ -63,6 +63,11 @@ def test_work_that_is_lost_again_and_again_ends_in_a_line(monkeypatch: pytest.Mo
         list(over_cluster(lose, [0]))
 
 
+def test_work_that_ray_ends_for_want_of_memory_is_not_begun_anew_for_ever() -> None:
+    """Which Ray counts apart from other losses, by a setting of the process that asks."""
+    assert ("RAY_task_oom_retries", str(cluster.MOST_LOSSES)) in os.environ.items()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
