@@ -47,7 +47,7 @@ def connect(num_cpus: int | None = None) -> None:
     The cluster's workers find S3 where this process does. `num_cpus` is for a runtime that is started: as many as this
     process may use unless given. Raises ValueError where the cluster cannot be joined.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing ray.data resets it, be there a runtime or not
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # importing ray.data resets it, be there a runtime or not
     if ray.is_initialized():
         return
     address, options = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()

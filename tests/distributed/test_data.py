@@ -1,6 +1,7 @@
 """Preprocessing over a real Ray runtime."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -52,15 +53,19 @@ def test_workers_have_our_allocator() -> None:
     assert "libjemalloc.so" in libraries
 
 
-def test_work_that_is_lost_again_and_again_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a machine has too little memory for it."""
+def test_work_that_is_lost_again_and_again_ends_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a machine has too little memory for it. Ray Data has tracebacks to tell besides."""
     monkeypatch.setattr(cluster, "MOST_LOSSES", 1)
+    monkeypatch.setattr(logging.getLogger("ray.data"), "handlers", [caplog.handler])
 
     def lose(number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(ValueError, match=r"was lost 2 times with its process or machine: has each machine the memory"):
         list(over_cluster(lose, [0]))
+    assert not caplog.text
 
 
 def test_work_that_ray_ends_for_want_of_memory_is_not_begun_anew_for_ever() -> None:
