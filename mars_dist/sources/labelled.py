@@ -76,21 +76,27 @@ def sizes_in(folder: Folder) -> dict[str, int]:
 
 def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> Iterator[dict[str, Any]]:
     """A table's rows. Raises ValueError where it is none, or lacks a column."""
+    number = 1
     try:
         text = content.decode("utf-8-sig")
         if name.endswith(".csv"):
             # strict: a quote that is not closed would make one cell of all rows that follow it.
             reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
             require_columns(reader.fieldnames or [], required, name)
-            yield from ({key: value for key, value in row.items() if key and value} for row in reader)
+            for row in reader:
+                yield {key: value for key, value in row.items() if key and value}
+                number += 1
         else:
             for line in filter(str.strip, text.split("\n")):
                 # Where a value is missing, pandas' rows have NaN.
                 if not isinstance(row := json.loads(line, parse_constant=lambda _: None), dict):
                     raise ValueError(f"{name}: holds {line!r:.40}, must be an object a line")
                 yield {key: value for key, value in row.items() if value is not None}
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
+                number += 1
+    except UnicodeDecodeError as error:
         raise ValueError(f"{name}: no table of labels ({error})") from error
+    except (json.JSONDecodeError, csv.Error, RecursionError) as error:
+        raise ValueError(f"{name}: no table of labels (row {number}: {error})") from error
 
 
 def require_columns(columns: Sequence[str], required: Sequence[str], name: str) -> None:
