@@ -8,7 +8,7 @@ s3://bucket/path?endpoint_override=host:port&scheme=http.
 
 import mimetypes
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -42,7 +42,7 @@ class S3Folder(Folder):
     def files(self) -> fs.FileSystem:
         return _file_system(self.endpoint_override, self.scheme, self.region)
 
-    def sub(self, name: str) -> Folder:
+    def sub(self, name: str) -> "S3Folder":
         path = os.path.normpath(f"{self.path}/{name}")
         _, question, settings = self.name.partition("?")
         return replace(self, name=f"s3://{path}{question}{settings}", path=path)
@@ -51,6 +51,22 @@ class S3Folder(Folder):
     def client(self) -> Any:
         """boto3's."""
         return _client(self.endpoint_override, self.scheme, self.region)
+
+    def list(self) -> set[str]:
+        return {info.base_name for info in self.infos()}
+
+    def sizes(self) -> dict[str, int]:
+        return {info.base_name: info.size for info in self.infos() if info.is_file}
+
+    def infos(self) -> Sequence[fs.FileInfo]:
+        """Of all that is in the folder. Raises OSError."""
+        found: Sequence[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return found
+
+    def read(self, file: str) -> bytes:
+        with self.files.open_input_file(self.at(file)) as stream:
+            content: bytes = stream.read()
+            return content
 
     def write(self, file: str, data: bytes | pa.Buffer) -> None:
         self._put(file, data)

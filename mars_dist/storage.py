@@ -9,7 +9,7 @@ import stat
 import uuid
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -80,23 +80,17 @@ class Folder(ABC):
         """Where it is among `files`."""
         return f"{self.path}/{file}"
 
+    @abstractmethod
     def list(self) -> set[str]:
         """The names in the folder; empty where there is none. Raises OSError."""
-        return {info.base_name for info in self.infos()}
 
+    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Bytes of each file in the folder. Raises OSError."""
-        return {info.base_name: info.size for info in self.infos() if info.type == fs.FileType.File}
 
-    def infos(self) -> Sequence[fs.FileInfo]:
-        """Of all that is in the folder. Raises OSError."""
-        found: Sequence[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return found
-
+    @abstractmethod
     def read(self, file: str) -> bytes:
         """Raises OSError."""
-        with self.files.open_input_file(self.at(file)) as stream:
-            return stream.read()
 
     def read_json(self, file: str) -> Any:
         """Raises ValueError where it is damaged, OSError."""

@@ -195,9 +195,11 @@ def test_from_s3_the_next_notes_are_read_while_these_are_worked_on(
     for entry in train.entries:
         home.sub("audio").send(Path(train.folder.at(entry.file)))
 
-    def read(self: Folder, file: str) -> bytes:
+    read = s3.S3Folder.read
+
+    def note_and_read(self: s3.S3Folder, file: str) -> bytes:
         asked.append(file)
-        return Folder.read(self, file)
+        return read(self, file)
 
     def work(wave_BT: torch.Tensor, config: SpectrogramConfig) -> torch.Tensor:
         deadline = monotonic() + 10
@@ -206,7 +208,7 @@ def test_from_s3_the_next_notes_are_read_while_these_are_worked_on(
             sleep(0.01)
         return picture_from_wave(wave_BT, config)
 
-    monkeypatch.setattr(s3.S3Folder, "read", read)
+    monkeypatch.setattr(s3.S3Folder, "read", note_and_read)
     monkeypatch.setattr(pictures, "picture_from_wave", work)
     monkeypatch.setattr(pictures, "NOTES_AT_ONCE", 2)
     columns, _ = read_pictures(replace(train, folder=home), short)
