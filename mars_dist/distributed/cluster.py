@@ -79,8 +79,8 @@ def _map(rows: ray.data.Dataset, work: Callable[[Any], Iterator[Any]], **options
     """Item by item."""
     with warnings.catch_warnings():  # Ray has no name of its own yet for the number of losses
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        options["max_retries"] = MOST_LOSSES
-        return rows.map_batches(_on_each(work), batch_size=1, batch_format="pyarrow", **options)
+        each = _on_each(work)
+        return rows.map_batches(each, batch_size=1, batch_format="pyarrow", max_retries=MOST_LOSSES, **options)
 
 
 def _on_each(work: Callable[[Any], Iterator[Any]]) -> Callable[[pa.Table], Iterator[pa.Table]]:

@@ -79,24 +79,30 @@ def rows_of(content: bytes, name: str, required: Sequence[str] = REQUIRED) -> It
     number = 1
     try:
         text = content.decode("utf-8-sig")
-        if name.endswith(".csv"):
-            # strict: a quote that is not closed would make one cell of all rows that follow it.
-            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-            require_columns(reader.fieldnames or [], required, name)
-            for row in reader:
-                yield {key: value for key, value in row.items() if key and value}
-                number += 1
-        else:
-            for line in filter(str.strip, text.split("\n")):
-                # Where a value is missing, pandas' rows have NaN.
-                if not isinstance(row := json.loads(line, parse_constant=lambda _: None), dict):
-                    raise ValueError(f"{name}: holds {line!r:.40}, must be an object a line")
-                yield {key: value for key, value in row.items() if value is not None}
-                number += 1
+        rows = csv_rows(text, name, required) if name.endswith(".csv") else json_rows(text, name)
+        for row in rows:
+            yield row
+            number += 1
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: no table of labels ({error})") from error
     except (json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise ValueError(f"{name}: no table of labels (row {number}: {error})") from error
+
+
+def csv_rows(text: str, name: str, required: Sequence[str]) -> Iterator[dict[str, Any]]:
+    # strict: a quote that is not closed would make one cell of all rows that follow it.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    require_columns(reader.fieldnames or [], required, name)
+    for row in reader:
+        yield {key: value for key, value in row.items() if key and value}
+
+
+def json_rows(text: str, name: str) -> Iterator[dict[str, Any]]:
+    for line in filter(str.strip, text.split("\n")):
+        # Where a value is missing, pandas' rows have NaN.
+        if not isinstance(row := json.loads(line, parse_constant=lambda _: None), dict):
+            raise ValueError(f"{name}: holds {line!r:.40}, must be an object a line")
+        yield {key: value for key, value in row.items() if value is not None}
 
 
 def require_columns(columns: Sequence[str], required: Sequence[str], name: str) -> None:

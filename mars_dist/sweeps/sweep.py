@@ -85,12 +85,14 @@ class Sweep:
         for part, labels in self.space.items():
             for label in labels:
                 if type(label) is not str:
-                    told = "is no name: write it in quotes, or take choices(SETTING, VALUE, ...)"
-                elif not isinstance(labels, Mapping) or not isinstance(labels[label], Mapping):
-                    told = "names no setting: write {SETTING: VALUE} for it, or take choices(SETTING, VALUE, ...)"
-                else:
-                    continue
-                raise ValueError(f"space: {part}: {label!r} {told}")
+                    raise ValueError(
+                        f"space: {part}: {label!r} is no name: write it in quotes, or take choices(SETTING, VALUE, ...)"
+                    )
+                if not isinstance(labels, Mapping) or not isinstance(labels[label], Mapping):
+                    raise ValueError(
+                        f"space: {part}: {label!r} names no setting: write {{SETTING: VALUE}} for it, or take "
+                        "choices(SETTING, VALUE, ...)"
+                    )
         if (size := prod(len(choices) for choices in self.space.values())) > MOST:
             raise ValueError(f"space: {size} settings are more than {MOST}: offer fewer choices")
         for choice in self.grid():
